@@ -1,0 +1,226 @@
+"""Every error the service raises on purpose.
+
+An error knows what went wrong in words a caller can act on, and a stable snake_case `code`. It knows nothing of HTTP:
+`api.problems` gives each code its status.
+
+    SmartAssetsError
+    ├── ConfigurationError            a setting is wrong or missing; the service does not start
+    ├── InvalidParameter              a parameter or field has a value that cannot be used
+    ├── BodyError
+    │   ├── MalformedBody             the body is not what its content type says
+    │   ├── BodyTooLarge
+    │   ├── BodyTimeout               the sender stalled
+    │   ├── ClientGone                the sender went away; nobody hears the answer
+    │   ├── UnsupportedMediaType
+    │   └── DigestMismatch
+    ├── ImageError
+    │   ├── UnsupportedImage          not an image, or a format that is not allowed
+    │   ├── CorruptImage              truncated or damaged
+    │   └── TooManyPixels
+    ├── AccessError
+    │   ├── Unauthorized
+    │   ├── Forbidden
+    │   ├── SignatureRequired
+    │   ├── SignatureInvalid
+    │   └── SignatureExpired
+    ├── LibraryError
+    │   ├── AssetNotFound
+    │   ├── VariantNotFound
+    │   ├── AssetBusy                 another change of the same asset is under way
+    │   └── PreconditionFailed
+    ├── RangeNotSatisfiable
+    ├── Busy                          no room for the work just now
+    │   └── CatalogueUnavailable      the database is locked, full or gone
+    └── StorageError                  see `storage.errors`
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class InputError:
+    """One thing wrong with the input: `loc` is the way to it (`("query", "sizes")`), `message` what is wrong."""
+
+    loc: tuple[str | int, ...]
+    message: str
+
+
+class SmartAssetsError(Exception):
+    """Base of all. `str(error)` is fit for a caller's eyes: no path of the server, no secret.
+
+    `retry_after` is in seconds, None where trying again would not help.
+    """
+
+    code: ClassVar[str] = "internal_error"
+    default_retry_after: ClassVar[int | None] = None
+
+    def __init__(self, detail: str, *, errors: tuple[InputError, ...] = (), retry_after: int | None = None) -> None:
+        """`errors` lists what is wrong with the input, one entry for each place."""
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = errors
+        self.retry_after = retry_after if retry_after is not None else self.default_retry_after
+
+
+class ConfigurationError(SmartAssetsError):
+    """A setting is wrong or missing; said at start, never during a request."""
+
+    code = "configuration_error"
+
+
+class InvalidParameter(SmartAssetsError):
+    """A parameter or a field of the body has a value that cannot be used."""
+
+    code = "invalid_parameter"
+
+    @classmethod
+    def at(cls, *loc: str | int, message: str) -> InvalidParameter:
+        """The error for one place of the input."""
+        return cls(f"{loc[-1]}: {message}", errors=(InputError(loc, message),))
+
+
+class BodyError(SmartAssetsError):
+    """The request's body could not be taken."""
+
+    code = "malformed_body"
+
+
+class MalformedBody(BodyError):
+    """The body is not what its content type says."""
+
+
+class BodyTooLarge(BodyError):
+    """More bytes than allowed."""
+
+    code = "body_too_large"
+
+
+class BodyTimeout(BodyError):
+    """The sender stalled, or dripped."""
+
+    code = "body_timeout"
+
+
+class ClientGone(BodyError):
+    """The sender closed the connection before the body's end."""
+
+
+class UnsupportedMediaType(BodyError):
+    """A content type no reader is there for."""
+
+    code = "unsupported_media_type"
+
+
+class DigestMismatch(BodyError):
+    """The bytes that came are not the bytes the sender hashed."""
+
+    code = "digest_mismatch"
+
+
+class ImageError(SmartAssetsError):
+    """The bytes are not an image that can be taken."""
+
+    code = "corrupt_image"
+
+
+class UnsupportedImage(ImageError):
+    """Not an image, or of a format off the allow-list; the detail names what was seen."""
+
+    code = "unsupported_image"
+
+
+class CorruptImage(ImageError):
+    """Truncated, or damaged."""
+
+
+class TooManyPixels(ImageError):
+    """More pixels or frames than allowed, by the header."""
+
+    code = "too_many_pixels"
+
+
+class AccessError(SmartAssetsError):
+    """The caller may not."""
+
+    code = "forbidden"
+
+
+class Unauthorized(AccessError):
+    """No key, or one that is not known."""
+
+    code = "unauthorized"
+
+
+class Forbidden(AccessError):
+    """Known, or not needing to be, and still not allowed."""
+
+
+class SignatureRequired(AccessError):
+    """A private object was asked for without a signature."""
+
+    code = "signature_required"
+
+
+class SignatureInvalid(AccessError):
+    """The signature is not ours, or not for this."""
+
+    code = "signature_invalid"
+
+
+class SignatureExpired(AccessError):
+    """The signature was ours, and its time is over."""
+
+    code = "signature_expired"
+
+
+class LibraryError(SmartAssetsError):
+    """A call on the catalogue cannot be carried out."""
+
+    code = "asset_not_found"
+
+
+class AssetNotFound(LibraryError):
+    """No such asset, or none this caller may know of."""
+
+
+class VariantNotFound(LibraryError):
+    """The asset is there and has no such size."""
+
+    code = "variant_not_found"
+
+
+class AssetBusy(LibraryError):
+    """Another change of the same asset is under way."""
+
+    code = "asset_busy"
+
+
+class PreconditionFailed(LibraryError):
+    """The asset is no longer what the caller last saw."""
+
+    code = "precondition_failed"
+
+
+class RangeNotSatisfiable(SmartAssetsError):
+    """The range starts past the end; `size` is the object's length in bytes."""
+
+    code = "range_not_satisfiable"
+
+    def __init__(self, size: int) -> None:
+        """`size` in bytes."""
+        super().__init__(f"the range lies outside the {size} bytes there are")
+        self.size = size
+
+
+class Busy(SmartAssetsError):
+    """No room for the work just now; `retry_after` says when to come back."""
+
+    code = "busy"
+    default_retry_after = 2
+
+
+class CatalogueUnavailable(Busy):
+    """The database is locked, full or gone."""

@@ -1,0 +1,218 @@
+"""Settings: environment variables with the prefix `ASSETS_` (groups joined by `__`), or the same names in `.env`.
+
+Frozen once read. No instance lives here: `load_settings` is called by whoever starts the service.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from smart_assets.errors import ConfigurationError
+from smart_assets.formats import ImageFormat
+
+PREFIX = "ASSETS_"
+MiB = 1024 * 1024
+
+
+def _split_commas(value: object) -> object:
+    return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+
+
+def _without_trailing_slash(value: str) -> str:
+    return value.rstrip("/")
+
+
+CommaList = BeforeValidator(_split_commas)
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PolicySettings(_Group):
+    """What may be uploaded; each refusal names the limit and the value."""
+
+    formats: Annotated[tuple[ImageFormat, ...], NoDecode, CommaList] = Field(
+        tuple(ImageFormat), description="Allowed formats, comma-separated: jpeg, png, webp, gif, avif."
+    )
+    min_bytes: int = Field(1, ge=1, description="Least size of an uploaded file.")
+    min_width: int = Field(1, ge=1, description="Least width in pixels, orientation applied.")
+    min_height: int = Field(1, ge=1, description="Least height in pixels, orientation applied.")
+    max_width: int = Field(65535, ge=1, description="Most width in pixels, orientation applied.")
+    max_height: int = Field(65535, ge=1, description="Most height in pixels, orientation applied.")
+    max_frames: int = Field(1000, ge=1, description="Most frames of an animation.")
+    max_animation_pixels: int = Field(
+        250_000_000, ge=1, description="Most pixels of all an animation's frames together."
+    )
+    max_files_per_batch: int = Field(20, ge=1, le=1000, description="Most files of one batch.")
+    max_sizes_per_upload: int = Field(20, ge=0, le=20, description="Most sizes of one upload.")
+    max_signed_expiry_seconds: int = Field(
+        604_800, ge=1, le=604_800, description="Longest time a signed URL may be asked for."
+    )
+
+
+class ImagingSettings(_Group):
+    """The workers that decode and encode."""
+
+    workers: int = Field(
+        default_factory=lambda: os.cpu_count() or 1, ge=1, le=64, description="Worker processes; by default one a core."
+    )
+    timeout_seconds: float = Field(60, gt=0, description="Longest time one image's sizes may take.")
+    memory_budget_bytes: int = Field(
+        1024 * MiB,
+        ge=64 * MiB,
+        description="Memory all images in work may take together, by estimate; past it a request waits.",
+    )
+    worker_memory_bytes: int = Field(
+        2048 * MiB, ge=256 * MiB, description="Memory one worker may take before its job fails."
+    )
+    wait_seconds: float = Field(
+        15, ge=0, description="How long a request waits for its turn before it is answered `busy`."
+    )
+
+
+class MemoryStorageSettings(_Group):
+    """The `memory` storage: one process only, forgotten at restart."""
+
+    max_bytes: int = Field(256 * MiB, ge=1, description="Most bytes it holds; past it writes answer `storage_full`.")
+
+
+class Settings(BaseSettings):
+    """Everything that can be set."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        env_file=".env",
+        dotenv_filtering="match_prefix",
+        frozen=True,
+        extra="forbid",
+        validate_default=False,
+    )
+
+    host: str = Field("127.0.0.1", description="Address to listen on. Any but a loopback one needs `ASSETS_API_KEYS`.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    data_dir: Path = Field(
+        Path("data"), description="Local assets, the SQLite catalogue, the signing key and temporary files."
+    )
+    public_url: Annotated[str | None, AfterValidator(lambda url: url and _without_trailing_slash(url))] = Field(
+        None, pattern=r"^https?://\S+$", description="Where callers reach the service; by default from each request."
+    )
+    database_url: str | None = Field(
+        None, pattern=r"^sqlite:///", description="The catalogue's database; by default SQLite in the data directory."
+    )
+    default_storage: str = Field("local", description="The storage of an upload that names none.")
+    max_upload_bytes: int = Field(50 * MiB, ge=1, description="Most bytes of one uploaded file.")
+    max_pixels: int = Field(100_000_000, ge=1, description="Most pixels (width times height), by the header.")
+    public_cache_seconds: int = Field(
+        3600, ge=0, description="How long caches may keep a public asset; going private reaches them within it."
+    )
+    signed_url_seconds: int = Field(
+        86_400, ge=1, le=604_800, description="How long the signed URL in an asset's answer lives."
+    )
+    signing_keys: Annotated[tuple[SecretStr, ...], NoDecode, CommaList] = Field(
+        (),
+        description="Secrets for signed URLs, comma-separated, 32 characters or more: the first signs, all verify. "
+        "By default one is made and kept in the data directory.",
+    )
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode, CommaList] = Field(
+        (), description="Keys that may call the API, comma-separated; none: open mode, loopback only."
+    )
+    presets: dict[str, tuple[str, ...]] = Field(
+        {
+            "thumbnail": ("150x150",),
+            "social": ("1200x630", "1200x1200"),
+            "responsive": ("1600", "1200", "800", "400"),
+        },
+        description="Named lists of sizes, as a JSON object.",
+    )
+    body_timeout_seconds: float = Field(
+        30, gt=0, description="How long a sender may stall before `body_timeout`; slower than 1 KiB a second counts."
+    )
+    shutdown_seconds: int = Field(30, ge=0, description="How long running requests may go on after SIGTERM.")
+    lease_seconds: float = Field(
+        15, ge=1, description="After this long without a sign of life, another process finishes what one began."
+    )
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="`console` for people, `json` for machines, `auto` by whether a terminal is there."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+
+    policy: PolicySettings = PolicySettings()
+    imaging: ImagingSettings = ImagingSettings()
+    memory: MemoryStorageSettings = MemoryStorageSettings()
+
+    @property
+    def open_mode(self) -> bool:
+        """No keys: everybody on this machine may, nobody else."""
+        return not self.api_keys
+
+    @property
+    def temporary_dir(self) -> Path:
+        """Where bodies and renditions wait, on the local storage's own file system."""
+        return self.data_dir / "tmp"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine itself."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Settings from the environment and `.env`, `overrides` before both.
+
+    Raises ConfigurationError with one sentence for the first thing that is wrong.
+    """
+    try:
+        settings = Settings(**overrides)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        variable = PREFIX + "__".join(str(part) for part in first["loc"] if isinstance(part, str)).upper()
+        raise ConfigurationError(f"{variable}: {first['msg']}") from None
+    _check(settings)
+    return settings
+
+
+def _check(settings: Settings) -> None:
+    if settings.open_mode and not is_loopback(settings.host):
+        raise ConfigurationError(
+            f"ASSETS_HOST is {settings.host}, which other machines can reach, and ASSETS_API_KEYS is empty: make a key "
+            "with `openssl rand -hex 32` and set ASSETS_API_KEYS to it, or listen on 127.0.0.1"
+        )
+    for secret in settings.signing_keys:
+        if len(secret.get_secret_value()) < 32:
+            raise ConfigurationError("ASSETS_SIGNING_KEYS: each secret needs 32 characters or more")
+    for secret in settings.api_keys:
+        value = secret.get_secret_value()
+        if len(value) < 16 or not value.isascii() or not value.isprintable() or " " in value:
+            raise ConfigurationError(
+                "ASSETS_API_KEYS: each key needs 16 or more printable ASCII characters without spaces"
+            )
+
+
+def misspelt_variables() -> list[str]:
+    """A sentence for each `ASSETS_` variable of the environment that is no setting."""
+    known: set[str] = set()
+    for name, field in Settings.model_fields.items():
+        group = field.annotation
+        if isinstance(group, type) and issubclass(group, _Group):
+            known.update(f"{PREFIX}{name}__{inner}".upper() for inner in group.model_fields)
+        known.add(f"{PREFIX}{name}".upper())
+    sentences = []
+    for variable in sorted(os.environ):
+        if variable.startswith(PREFIX) and variable not in known:
+            close = difflib.get_close_matches(variable, known, n=1)
+            sentences.append(f"{variable} is not a setting" + (f"; did you mean {close[0]}?" if close else ""))
+    return sentences
