@@ -1,0 +1,1 @@
+"""Objects by key, on any backend: one abstract class, one factory."""

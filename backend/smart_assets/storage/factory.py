@@ -1,0 +1,109 @@
+"""From a storage's name to its backend.
+
+One more backend is one file, one kind, one line in `_BACKENDS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib import import_module
+
+from smart_assets.settings import Settings
+from smart_assets.storage.base import Capabilities, StorageBackend
+from smart_assets.storage.errors import StorageNotConfigured
+
+Load = Callable[[str, Settings], StorageBackend]
+"""Builds the backend of that name, or raises StorageNotConfigured with what is `missing`."""
+
+
+class StorageType(StrEnum):
+    """The kinds of storage there are."""
+
+    LOCAL = "local"
+    MEMORY = "memory"
+    DIRECT = "direct"
+
+
+# Named, not imported: a vendor's SDK is imported when its backend is first asked for.
+_BACKENDS = {
+    StorageType.LOCAL: ("smart_assets.storage.local", "LocalStorage"),
+    StorageType.MEMORY: ("smart_assets.storage.memory", "MemoryStorage"),
+    StorageType.DIRECT: ("smart_assets.storage.direct", "DirectDownloadStorage"),
+}
+
+
+def _lazily(module: str, class_name: str) -> Load:
+    def load(name: str, settings: Settings) -> StorageBackend:
+        backend: StorageBackend = getattr(import_module(module), class_name).from_settings(name, settings)
+        return backend
+
+    return load
+
+
+_loads: dict[str, Load] = {kind.value: _lazily(*where) for kind, where in _BACKENDS.items()}
+
+
+def register_backend(kind: str, load: Load) -> Callable[[], None]:
+    """Make one more kind known, under the name of its kind; the answer undoes it.
+
+    ValueError where the kind is known already.
+    """
+    if kind in _loads:
+        raise ValueError(f"there is a storage {kind!r} already")
+    _loads[kind] = load
+
+    def undo() -> None:
+        _loads.pop(kind, None)
+
+    return undo
+
+
+def storage_names() -> tuple[str, ...]:
+    """Every name `get_storage_backend` knows, whether it is configured or not; nothing is built."""
+    return tuple(sorted(_loads))
+
+
+def get_storage_backend(name: str, settings: Settings) -> StorageBackend:
+    """A new backend of that name; the caller keeps it and closes it.
+
+    StorageNotConfigured where there is none, naming those there are, or where something it needs is missing.
+    """
+    load = _loads.get(name)
+    if load is None:
+        raise StorageNotConfigured(f"there is no storage {name[:40]!r}; there are: {', '.join(storage_names())}")
+    return load(name, settings)
+
+
+@dataclass(frozen=True)
+class StorageStatus:
+    """One storage as an operator sees it; never a secret. `capabilities` is None where it is not configured."""
+
+    name: str
+    type: str
+    configured: bool
+    missing: tuple[str, ...]
+    default: bool
+    capabilities: Capabilities | None
+
+
+def configured_storages(
+    settings: Settings, get: Callable[[str], StorageBackend] | None = None
+) -> tuple[StorageStatus, ...]:
+    """Every storage there is, configured or not, by name.
+
+    `get` gives the backend of a name, as `get_storage_backend` would; whoever has them open passes its own.
+    """
+    return tuple(
+        _status(name, settings, get or (lambda asked: get_storage_backend(asked, settings))) for name in storage_names()
+    )
+
+
+def _status(name: str, settings: Settings, get: Callable[[str], StorageBackend]) -> StorageStatus:
+    default = name == settings.default_storage
+    try:
+        capabilities = get(name).capabilities
+    except StorageNotConfigured as error:
+        return StorageStatus(name, name, configured=False, missing=error.missing, default=default, capabilities=None)
+    return StorageStatus(name, name, configured=True, missing=(), default=default, capabilities=capabilities)

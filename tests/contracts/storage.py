@@ -1,0 +1,531 @@
+"""What every storage does, in sentences. A backend's tests subclass `StorageContract` and give it a `storage`.
+
+Keys are new in each test, so that a bucket may be shared and need not be empty. What a backend declares absent is
+skipped, but for the sentences that say how it answers then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import random
+from base64 import b64decode
+from collections.abc import Callable
+from contextlib import aclosing, suppress
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
+from uuid import uuid4
+
+import anyio
+import pytest
+from PIL import Image
+from smart_assets.storage.base import StorageBackend, StoredObject
+from smart_assets.storage.errors import InvalidKey, ObjectExists, ObjectNotFound, StorageError, Unsupported
+from smart_assets.storage.keys import MAX_KEY_BYTES, Visibility, with_visibility
+
+PNG = "image/png"
+
+HOSTILE_KEYS = (
+    "",
+    "/",
+    ".",
+    "..",
+    "/etc/passwd",
+    "public/",
+    "public//a.png",
+    "public/./a.png",
+    "public/../private/a.png",
+    "../outside.png",
+    "public/..",
+    "public\\..\\a.png",
+    "public/a\x00.png",
+    "public/a\n.png",
+    "public/a\x7f.png",
+    "public/a\x85.png",
+    "public/\ud800.png",
+    "public/cafe\u0301.png",
+    "public/" + "a/" * 446 + "ab",
+)
+
+STRANGE_NAMES = (
+    "a b.png",
+    "a+b.png",
+    "a%20b.png",
+    "a%2Fb.png",
+    "a%b.png",
+    "a#b?c=d&e.png",
+    "a:b;c,d@e!f$g'h(i)*j~k.png",
+    'a"b<c>d|e^f`g{h}[i].png',
+    ".hidden",
+    "...",
+    "-rf",
+    "con.png",
+    "UPPER.png",
+    "upper.png",
+    "日本語/写真.png",
+    "żółć-ñ-ü.png",
+    "עברית-العربية.png",
+    "\U0001f5bc\ufe0f.png",
+    "x" * 255,
+)
+
+
+@cache
+def image(seed: int = 0, side: int = 24) -> bytes:
+    """A real PNG of noise, about 3 bytes a pixel."""
+    noise = random.Random(seed).randbytes(side * side * 3)
+    buffer = io.BytesIO()
+    Image.frombytes("RGB", (side, side), noise).save(buffer, "PNG", compress_level=0)
+    return buffer.getvalue()
+
+
+def large_image(seed: int = 0) -> bytes:
+    """One of more than 8 MB."""
+    return image(seed, 1680)
+
+
+async def read(storage: StorageBackend, key: str, start: int = 0, end: int | None = None) -> bytes:
+    """The object's bytes."""
+    async with aclosing(storage.open(key, start=start, end=end)) as chunks:
+        return b"".join([chunk async for chunk in chunks])
+
+
+async def listed(storage: StorageBackend, prefix: str) -> dict[str, StoredObject]:
+    """The records of a prefix by key; a key listed twice is an error."""
+    async with aclosing(storage.list(prefix)) as records:
+        found = [record async for record in records]
+    assert len({record.key for record in found}) == len(found)
+    return {record.key: record for record in found}
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+class StorageContract:
+    """The behaviours. A subclass supplies the fixture `storage`: an open backend that is closed afterwards."""
+
+    @pytest.fixture
+    def storage(self) -> StorageBackend:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def folder(self) -> str:
+        return f"private/contract-{uuid4()}"
+
+    @pytest.fixture
+    def key(self, folder: str) -> str:
+        return f"{folder}/image.png"
+
+    @pytest.fixture
+    def keeping(self, storage: StorageBackend) -> StorageBackend:
+        if not storage.capabilities.persistent:
+            pytest.skip(f"{storage.name} keeps nothing")
+        return storage
+
+    @pytest.fixture
+    def exclusive(self, keeping: StorageBackend) -> StorageBackend:
+        if not keeping.capabilities.create_if_absent:
+            pytest.skip(f"{keeping.name} cannot tell who came first")
+        return keeping
+
+    @pytest.fixture
+    async def descriptors_before(self) -> int:
+        return open_descriptors()
+
+    # ── Writing and reading ─────────────────────────────────────────────────────────────────────────────────────────
+
+    @pytest.mark.parametrize("data", [image(), large_image()], ids=["small", "8 MB"])
+    @pytest.mark.parametrize("way", ["bytes", "file", "given-away file"])
+    async def test_an_image_comes_back_byte_for_byte(
+        self, keeping: StorageBackend, key: str, data: bytes, way: str, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "upload"
+        file.write_bytes(data)
+        if way == "bytes":
+            await keeping.upload(key, data, content_type=PNG)
+        else:
+            await keeping.upload(key, file, content_type=PNG, give_away=way == "given-away file")
+        file.unlink(missing_ok=True)
+        assert await read(keeping, key) == data
+
+    async def test_a_file_that_is_not_given_away_stays_the_callers(
+        self, keeping: StorageBackend, key: str, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "upload"
+        file.write_bytes(image())
+        await keeping.upload(key, file, content_type=PNG)
+        file.write_bytes(b"changed afterwards")
+        assert await read(keeping, key) == image()
+
+    @pytest.mark.parametrize("data", [b"", b"\x00", bytes(range(256)) * 17], ids=["none", "one", "all values"])
+    async def test_any_bytes_come_back_where_any_are_taken(
+        self, keeping: StorageBackend, key: str, data: bytes
+    ) -> None:
+        if not keeping.capabilities.arbitrary_bytes:
+            pytest.skip(f"{keeping.name} takes images only")
+        await keeping.upload(key, data, content_type="application/octet-stream")
+        assert await read(keeping, key) == data
+        assert await keeping.get_size(key) == len(data)
+
+    async def test_a_range_gives_just_those_bytes(self, keeping: StorageBackend, key: str) -> None:
+        data = large_image()
+        size = len(data)
+        await keeping.upload(key, data, content_type=PNG)
+        for start, end in [(0, 1), (0, size), (1, 2), (5, None), (size - 1, None), (1024 * 1024 - 1, 3 * 1024 * 1024)]:
+            assert await read(keeping, key, start, end) == data[start:end]
+
+    async def test_a_range_past_the_end_gives_what_there_is(self, keeping: StorageBackend, key: str) -> None:
+        data = image()
+        await keeping.upload(key, data, content_type=PNG)
+        assert await read(keeping, key, len(data) - 3, len(data) + 10) == data[-3:]
+        assert await read(keeping, key, len(data)) == b""
+        assert await read(keeping, key, len(data) + 7, len(data) + 9) == b""
+        assert await read(keeping, key, 4, 4) == b""
+
+    async def test_reading_can_stop_early(self, keeping: StorageBackend, key: str) -> None:
+        await keeping.upload(key, large_image(), content_type=PNG)
+        async with aclosing(keeping.open(key)) as chunks:
+            async for chunk in chunks:
+                assert large_image().startswith(chunk)
+                break
+        assert await keeping.delete(key)
+
+    # ── Records ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def test_upload_answers_with_a_record(self, storage: StorageBackend, key: str) -> None:
+        stored = await storage.upload(key, image(), content_type=PNG)
+        assert (stored.key, stored.size) == (key, len(image()))
+        assert stored.content_type in {None, PNG}
+        if storage.capabilities.data_urls:
+            assert stored.url is not None
+            head, _, payload = stored.url.partition(",")
+            assert head == "data:image/png;base64"
+            assert b64decode(payload, validate=True) == image()
+        else:
+            assert stored.url is None, "a private object has no open address"
+
+    async def test_stat_and_list_tell_the_same_record(self, keeping: StorageBackend, key: str) -> None:
+        stored = await keeping.upload(key, image(), content_type=PNG)
+        found = await keeping.stat(key)
+        assert (found.key, found.size, found.etag) == (key, len(image()), stored.etag)
+        assert found.etag is None or '"' not in found.etag
+        assert found.modified is not None
+        assert abs(found.modified - datetime.now(UTC)) < timedelta(minutes=15)
+        assert (await listed(keeping, key))[key].size == len(image())
+        assert await keeping.get_size(key) == len(image())
+        assert await keeping.exists(key)
+
+    async def test_a_missing_object_is_missing_and_not_empty(self, keeping: StorageBackend, key: str) -> None:
+        for call in (keeping.stat(key), keeping.get_size(key), read(keeping, key), read(keeping, key, 3, 3)):
+            with pytest.raises(ObjectNotFound) as caught:
+                await call
+            assert (caught.value.storage, caught.value.key) == (keeping.name, key)
+        with pytest.raises(ObjectNotFound):
+            await keeping.set_visibility(key, Visibility.PUBLIC)
+        assert not await keeping.exists(key)
+        assert keeping.at_hand(key) is None
+
+    async def test_a_folder_of_an_object_is_no_object(self, keeping: StorageBackend, folder: str, key: str) -> None:
+        await keeping.upload(key, image(), content_type=PNG)
+        assert not await keeping.exists(folder)
+        assert not await keeping.delete(folder)
+        assert keeping.at_hand(folder) is None
+        with pytest.raises(ObjectNotFound):
+            await read(keeping, folder)
+        assert await read(keeping, key) == image()
+
+    # ── Nothing is overwritten ──────────────────────────────────────────────────────────────────────────────────────
+
+    @pytest.mark.parametrize("way", ["bytes", "file", "given-away file"])
+    async def test_a_taken_key_is_refused_and_the_first_bytes_stay(
+        self, exclusive: StorageBackend, key: str, way: str, tmp_path: Path
+    ) -> None:
+        await exclusive.upload(key, image(1), content_type=PNG)
+        file = tmp_path / "upload"
+        file.write_bytes(image(2))
+        with pytest.raises(ObjectExists):
+            await exclusive.upload(
+                key, image(2) if way == "bytes" else file, content_type=PNG, give_away=way == "given-away file"
+            )
+        assert await read(exclusive, key) == image(1)
+
+    async def test_of_many_writers_to_one_key_exactly_one_wins(self, exclusive: StorageBackend, key: str) -> None:
+        winners = []
+
+        async def write(seed: int) -> None:
+            with suppress(ObjectExists):
+                await exclusive.upload(key, image(seed), content_type=PNG)
+                winners.append(seed)
+
+        async with anyio.create_task_group() as group:
+            for seed in range(24):
+                group.start_soon(write, seed)
+        assert len(winners) == 1
+        assert await read(exclusive, key) == image(winners[0])
+
+    async def test_a_key_is_free_again_after_delete(self, keeping: StorageBackend, key: str) -> None:
+        await keeping.upload(key, image(1), content_type=PNG)
+        await keeping.delete(key)
+        await keeping.upload(key, image(2), content_type=PNG)
+        assert await read(keeping, key) == image(2)
+
+    # ── Removing ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def test_delete_says_whether_something_was_there(self, keeping: StorageBackend, key: str) -> None:
+        await keeping.upload(key, image(), content_type=PNG)
+        assert await keeping.delete(key) is True
+        assert await keeping.delete(key) is False
+        assert not await keeping.exists(key)
+        assert await listed(keeping, key) == {}
+
+    async def test_clean_up_removes_what_is_there_and_leaves_nothing(
+        self, storage: StorageBackend, folder: str
+    ) -> None:
+        keys = [f"{folder}/{number}.png" for number in range(6)]
+        for key in keys[::2]:
+            await storage.upload(key, image(), content_type=PNG)
+        assert await storage.cleanup_failed_assets(keys) == ()
+        assert await storage.cleanup_failed_assets(keys) == ()
+        assert await storage.cleanup_failed_assets(HOSTILE_KEYS) == ()
+        if storage.capabilities.persistent:
+            assert await listed(storage, folder) == {}
+
+    # ── Keys ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @pytest.mark.parametrize("hostile", HOSTILE_KEYS, ids=ascii)
+    async def test_what_is_not_a_key_is_refused_everywhere(self, storage: StorageBackend, hostile: str) -> None:
+        calls: list[Callable[[], object]] = [
+            lambda: storage.upload(hostile, image(), content_type=PNG),
+            lambda: storage.stat(hostile),
+            lambda: storage.get_size(hostile),
+            lambda: storage.exists(hostile),
+            lambda: storage.delete(hostile),
+            lambda: read(storage, hostile),
+            lambda: storage.set_visibility(hostile, Visibility.PUBLIC),
+            lambda: storage.generate_signed_url(hostile),
+        ]
+        for call in calls:
+            with pytest.raises(InvalidKey):
+                await call()  # type: ignore[misc]
+        with pytest.raises(InvalidKey):
+            storage.url(hostile)
+        assert storage.at_hand(hostile) is None
+
+    async def test_names_of_every_kind_are_kept_apart(self, keeping: StorageBackend, folder: str) -> None:
+        written = {f"{folder}/{name}": image(seed) for seed, name in enumerate(STRANGE_NAMES)}
+        for key, data in written.items():
+            await keeping.upload(key, data, content_type=PNG)
+        for key, data in written.items():
+            assert await read(keeping, key) == data
+        assert (await listed(keeping, f"{folder}/")).keys() == written.keys()
+        for key in written:
+            assert await keeping.delete(key)
+
+    async def test_the_longest_key_works(self, keeping: StorageBackend, folder: str) -> None:
+        key = f"{folder}/{'é' * 100}/{'b' * 200}/{'c' * 200}/"
+        key += "d" * (MAX_KEY_BYTES - len(key.encode()))
+        await keeping.upload(key, image(), content_type=PNG)
+        assert await read(keeping, key) == image()
+        assert list(await listed(keeping, key)) == [key]
+        assert await keeping.delete(key)
+
+    # ── Listing ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def test_list_gives_every_key_that_begins_so_and_no_other(self, keeping: StorageBackend, folder: str) -> None:
+        keys = {f"{folder}/{name}" for name in ("a.png", "ab.png", "a/b.png", "a/b/c.png", "b.png", "b/a.png")}
+        for key in keys:
+            await keeping.upload(key, image(), content_type=PNG)
+        for prefix in (folder, f"{folder}/", f"{folder}/a", f"{folder}/a/", f"{folder}/a/b", f"{folder}/b.png"):
+            assert (await listed(keeping, prefix)).keys() == {key for key in keys if key.startswith(prefix)}
+        assert await listed(keeping, f"{folder}/c") == {}
+        assert await listed(keeping, f"{folder}/../") == {}
+
+    async def test_list_goes_past_one_page_and_can_stop_early(self, keeping: StorageBackend, folder: str) -> None:
+        keys = {f"{folder}/{number}.png" for number in range(1100)} if keeping.capabilities.at_hand else set()
+        keys |= {f"{folder}/x{number}.png" for number in range(5)}
+        for key in keys:
+            await keeping.upload(key, image(), content_type=PNG)
+        assert (await listed(keeping, folder)).keys() == keys
+        async with aclosing(keeping.list(folder)) as records:
+            async for record in records:
+                assert record.key in keys
+                break
+
+    # ── Visibility ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def test_changing_visibility_moves_the_object_and_the_old_key_is_gone(
+        self, keeping: StorageBackend, key: str
+    ) -> None:
+        public = with_visibility(key, Visibility.PUBLIC)
+        await keeping.upload(key, image(), content_type=PNG)
+        for old, new, visibility in ((key, public, Visibility.PUBLIC), (public, key, Visibility.PRIVATE)):
+            for _again in range(2):
+                moved = await keeping.set_visibility(old, visibility)
+                assert (moved.key, moved.size) == (new, len(image()))
+                assert not await keeping.exists(old)
+                assert await read(keeping, new) == image()
+        assert (await keeping.set_visibility(key, Visibility.PRIVATE)).key == key
+        assert await keeping.delete(key)
+
+    async def test_a_move_never_overwrites(self, exclusive: StorageBackend, key: str) -> None:
+        public = with_visibility(key, Visibility.PUBLIC)
+        await exclusive.upload(key, image(1), content_type=PNG)
+        await exclusive.upload(public, image(2), content_type=PNG)
+        with pytest.raises(ObjectExists):
+            await exclusive.set_visibility(key, Visibility.PUBLIC)
+        assert await read(exclusive, key) == image(1)
+        assert await read(exclusive, public) == image(2)
+        assert await exclusive.cleanup_failed_assets([key, public]) == ()
+
+    async def test_a_key_without_a_folder_has_no_visibility_to_change(self, keeping: StorageBackend) -> None:
+        with pytest.raises(InvalidKey):
+            await keeping.set_visibility("image.png", Visibility.PUBLIC)
+
+    async def test_a_private_object_has_no_open_address(self, storage: StorageBackend, key: str) -> None:
+        assert storage.url(key) is None
+        if not storage.capabilities.public_access:
+            assert storage.url(with_visibility(key, Visibility.PUBLIC)) is None
+
+    # ── At hand ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def test_an_object_at_hand_can_be_read_at_once(self, keeping: StorageBackend, key: str) -> None:
+        if not keeping.capabilities.at_hand:
+            pytest.skip(f"{keeping.name} has nothing at hand")
+        data = large_image()
+        await keeping.upload(key, data, content_type=PNG)
+        found = keeping.at_hand(key)
+        assert found is not None
+        stored = await keeping.stat(key)
+        assert stored.modified is not None
+        assert found.size == len(data)
+        assert abs(found.modified_ns / 1e9 - stored.modified.timestamp()) < 0.001
+        for start, length in ((0, 10), (0, len(data)), (100, 1024 * 1024), (len(data) - 5, 5), (len(data) - 5, 50)):
+            assert found.read(start, length, wait=True) == data[start : start + length]
+            assert found.read(start, length, wait=False) in {None, data[start : start + length]}
+        assert await keeping.delete(key)
+        assert found.read(7, 9, wait=True) == data[7:16], "who has it open reads it to its end"
+        found.close()
+        found.close()
+        assert keeping.at_hand(key) is None
+
+    # ── Many at once, and broken off ────────────────────────────────────────────────────────────────────────────────
+
+    async def test_many_tasks_use_it_at_once(self, storage: StorageBackend, folder: str) -> None:
+        async def live(number: int) -> None:
+            key, data = f"{folder}/{number}/image.png", image(number)
+            stored = await storage.upload(key, data, content_type=PNG)
+            assert stored.size == len(data)
+            if storage.capabilities.persistent:
+                assert await read(storage, key) == data
+                await storage.set_visibility(key, Visibility.PUBLIC)
+                assert await storage.delete(with_visibility(key, Visibility.PUBLIC))
+
+        async with anyio.create_task_group() as group:
+            for number in range(40):
+                group.start_soon(live, number)
+        if storage.capabilities.persistent:
+            assert await listed(storage, folder) == {}
+
+    @pytest.mark.parametrize("way", ["Task.cancel", "cancel scope"])
+    async def test_a_cancelled_upload_leaves_all_or_nothing_and_nothing_after_clean_up(
+        self, keeping: StorageBackend, folder: str, way: str
+    ) -> None:
+        data = large_image()
+        left: list[str] = []
+        for turns in (0, 1, 2, 3, 5, 8, 50):
+            key = f"{folder}/{turns}.png"
+            scope = anyio.CancelScope()
+
+            async def upload(key: str = key, scope: anyio.CancelScope = scope) -> None:
+                with scope:
+                    await keeping.upload(key, data, content_type=PNG)
+
+            task = asyncio.create_task(upload())
+            for _turn in range(turns):
+                await asyncio.sleep(0)
+            if way == "Task.cancel":
+                task.cancel()
+            else:
+                scope.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            if await keeping.exists(key):
+                assert await read(keeping, key) == data
+            left += await keeping.cleanup_failed_assets([key])
+        await asyncio.sleep(0.05)
+        assert left == []
+        assert await listed(keeping, folder) == {}
+
+    @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the system does not show open files")
+    async def test_nothing_is_left_open_after_close(
+        self, descriptors_before: int, storage: StorageBackend, folder: str, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "upload"
+        file.write_bytes(large_image())
+        key = f"{folder}/image.png"
+        await storage.upload(key, file, content_type=PNG, give_away=True)
+        if storage.capabilities.persistent:
+            with suppress(StorageError):
+                await storage.upload(key, file, content_type=PNG, give_away=True)
+            await self.test_reading_can_stop_early(storage, f"{folder}/b.png")
+            await self.test_a_folder_of_an_object_is_no_object(storage, f"{folder}/c", f"{folder}/c/d.png")
+            await self.test_changing_visibility_moves_the_object_and_the_old_key_is_gone(storage, f"{folder}/d.png")
+            async with aclosing(storage.list(folder)) as records:
+                await anext(records)
+            await storage.check()
+            await storage.cleanup_failed_assets([key, f"{folder}/c/d.png"])
+        await storage.close()
+        assert open_descriptors() <= descriptors_before
+
+    async def test_it_can_be_checked(self, storage: StorageBackend) -> None:
+        await storage.check()
+
+    # ── What is declared absent ─────────────────────────────────────────────────────────────────────────────────────
+
+    async def test_what_needs_kept_objects_is_unsupported_where_nothing_is_kept(
+        self, storage: StorageBackend, key: str
+    ) -> None:
+        if storage.capabilities.persistent:
+            pytest.skip(f"{storage.name} keeps objects")
+        await storage.upload(key, image(), content_type=PNG)
+        for call in (
+            storage.stat(key),
+            storage.get_size(key),
+            storage.exists(key),
+            storage.delete(key),
+            storage.set_visibility(key, Visibility.PUBLIC),
+        ):
+            with pytest.raises(Unsupported):
+                await call
+        with pytest.raises(Unsupported):
+            storage.open(key)
+        with pytest.raises(Unsupported):
+            storage.list()
+
+    async def test_signed_urls_are_unsupported_where_there_are_none(self, storage: StorageBackend, key: str) -> None:
+        if storage.capabilities.signed_urls:
+            pytest.skip(f"{storage.name} signs URLs")
+        with pytest.raises(Unsupported) as caught:
+            await storage.generate_signed_url(key)
+        assert caught.value.storage == storage.name
+
+    async def test_nothing_is_at_hand_where_a_network_lies_between(self, storage: StorageBackend, key: str) -> None:
+        if storage.capabilities.at_hand:
+            pytest.skip(f"{storage.name} has objects at hand")
+        await storage.upload(key, image(), content_type=PNG)
+        assert storage.at_hand(key) is None
+        await storage.cleanup_failed_assets([key])
+
+    async def test_an_object_larger_than_it_takes_is_unsupported(
+        self, storage: StorageBackend, key: str, tmp_path: Path
+    ) -> None:
+        limit = storage.capabilities.max_object_bytes
+        if limit is None:
+            pytest.skip(f"{storage.name} has no limit of its own")
+        file = tmp_path / "sparse"
+        with file.open("wb") as sparse:
+            sparse.truncate(limit + 1)
+        with pytest.raises(Unsupported):
+            await storage.upload(key, file, content_type=PNG)
