@@ -1,0 +1,1 @@
+"""Images: deciding what bytes are, and making sizes of them."""

@@ -1,0 +1,315 @@
+"""The rendering workers: processes that decode and encode, so that the service itself never does.
+
+A job that hangs, eats memory or crashes costs its own request one error, and its worker is replaced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import math
+import multiprocessing
+import os
+import resource
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from concurrent.futures import CancelledError, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pebble
+from anyio import to_thread
+
+from smart_assets import observability
+from smart_assets.errors import Busy, CorruptImage, TooManyPixels
+from smart_assets.formats import ImageFormat
+from smart_assets.imaging.info import ImageInfo
+from smart_assets.imaging.jobs import RenderJob, RenderResult
+from smart_assets.imaging.sizes import RenderOptions, Size, keeps_animation, output_format, target_geometry
+from smart_assets.settings import ImagingSettings
+
+logger = logging.getLogger(__name__)
+
+_MiB = 1024 * 1024
+
+# A worker in libvips' C code hears no Python signal handler, and ours ignore SIGTERM anyway (see `_prepare_worker`):
+# waiting between SIGTERM and SIGKILL would only hold up the pool's other jobs.
+pebble.CONSTS.term_timeout = 0
+
+
+class RenderPool:
+    """Renders in worker processes, as many at once as there are workers and as their memory allows.
+
+    The workers start with the first job. `close` ends them and whatever they are doing.
+    """
+
+    def __init__(self, settings: ImagingSettings) -> None:
+        self._settings = settings
+        self._gate = _Gate(settings.workers, settings.memory_budget_bytes)
+        self._pool: pebble.ProcessPool | None = None
+        self._starting = anyio.Lock()
+        self._running: set[pebble.ProcessFuture[RenderResult]] = set()
+        self._closed = False
+
+    async def render(self, job: RenderJob) -> RenderResult:
+        """The job's result; its files are the caller's to remove.
+
+        Raises CorruptImage for damaged pixels and for images that take too long or crash the decoder, TooManyPixels
+        for more memory than a worker may take, and Busy where no worker had room for it in time. On an error, and when
+        cancelled, the job has stopped and none of its files stays.
+        """
+        memory = estimate_memory(job.info, job.sizes, job.options)
+        if memory > self._settings.worker_memory_bytes:
+            raise TooManyPixels(
+                f"making these sizes takes about {memory} bytes of memory, "
+                f"above imaging.worker_memory_bytes {self._settings.worker_memory_bytes}"
+            )
+        async with self._gate.admit(memory, self._settings.wait_seconds):
+            try:
+                return await self._render(job)
+            except BaseException:
+                job.discard()
+                raise
+
+    async def close(self) -> None:
+        """End the workers; jobs still running raise Busy, and so does every later one."""
+        self._closed = True
+        for future in list(self._running):
+            future.cancel()
+        async with self._starting:
+            if self._pool is not None:
+                await to_thread.run_sync(_end, self._pool)
+                self._pool = None
+
+    async def _render(self, job: RenderJob) -> RenderResult:
+        try:
+            return await self._attempt(job)
+        except _PoolBroken:
+            job.discard()
+        try:
+            return await self._attempt(job)
+        except _PoolBroken:
+            raise Busy("the rendering workers are not to be had just now") from None
+
+    async def _attempt(self, job: RenderJob) -> RenderResult:
+        pool = await self._working_pool()
+        timeout = self._settings.timeout_seconds
+        try:
+            future = pool.schedule(_work, args=[job, timeout], timeout=timeout)
+        except RuntimeError as error:
+            raise _PoolBroken from error
+        self._running.add(future)
+        try:
+            await _finished(pool, future)
+            return future.result()
+        except TimeoutError:
+            raise CorruptImage(f"making the sizes took longer than {timeout:g} seconds") from None
+        except pebble.ProcessExpired as error:
+            if error.exitcode == -signal.SIGKILL:  # an operator, or the kernel for want of memory
+                raise Busy("the worker was stopped from outside while it rendered the image") from error
+            raise CorruptImage("the image crashed its decoder") from error
+        except BrokenProcessPool as error:
+            raise _PoolBroken from error
+        except CancelledError:
+            raise Busy("the service is shutting down") from None
+        finally:
+            self._running.discard(future)
+
+    async def _working_pool(self) -> pebble.ProcessPool:
+        async with self._starting:
+            if self._closed:
+                raise Busy("the service is shutting down")
+            # An idle worker that is killed breaks pebble's pool for good.
+            if self._pool is not None and not self._pool.active:
+                logger.warning("the rendering workers broke down and are started anew")
+                observability.WORKER_RESTARTS.inc()
+                await to_thread.run_sync(_end, self._pool)
+                self._pool = None
+            if self._pool is None:
+                self._pool = await to_thread.run_sync(_start, self._settings)
+            return self._pool
+
+
+class _PoolBroken(Exception):
+    """The pool failed the job through no fault of the job's."""
+
+
+def _start(settings: ImagingSettings) -> pebble.ProcessPool:
+    # Forking this process would hand its threads' locks to the child; the fork server has none.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["smart_assets.imaging.render"])
+    pool = pebble.ProcessPool(
+        max_workers=settings.workers,
+        initializer=_prepare_worker,
+        initargs=[settings.worker_memory_bytes],
+        context=context,
+    )
+    if not pool.active:  # asking is what starts it
+        raise Busy("the rendering workers could not be started")
+    return pool
+
+
+def _end(pool: pebble.ProcessPool) -> None:
+    pool.stop()
+    pool.join()
+
+
+async def _finished(pool: pebble.ProcessPool, future: pebble.ProcessFuture[RenderResult]) -> None:
+    """Return when the future is done. When cancelled, return only once the job has stopped."""
+    done, loop = anyio.Event(), asyncio.get_running_loop()
+    future.add_done_callback(lambda _: loop.call_soon_threadsafe(done.set))
+    try:
+        await done.wait()
+    finally:
+        if not done.is_set():
+            with anyio.CancelScope(shield=True):
+                await _stopped(pool, future)
+
+
+async def _stopped(pool: pebble.ProcessPool, future: pebble.ProcessFuture[RenderResult]) -> None:
+    """Stop the job, and return when no worker is at it any more."""
+    # One cancelled before a worker has acknowledged it would count as stopped at the moment it starts.
+    while pool.active and not (future.running() or future.done()):
+        await anyio.sleep(0.01)
+    future.cancel()
+    # Done, to `wait`, is what pebble has been told of: the worker killed, or the result come in.
+    while pool.active and not wait([future], timeout=0).done:
+        await anyio.sleep(0.01)
+
+
+class _Gate:
+    """Lets jobs in, in the order they came, while a worker is free and their memory fits the budget together.
+
+    A job larger than the whole budget is let in alone.
+    """
+
+    def __init__(self, workers: int, budget: int) -> None:
+        self._workers = workers
+        self._budget = budget
+        self._inside = 0
+        self._memory = 0
+        self._waiting: deque[tuple[int, anyio.Event]] = deque()
+
+    @asynccontextmanager
+    async def admit(self, memory: int, wait_seconds: float) -> AsyncIterator[None]:
+        """Hold one worker and so many bytes; Busy where that takes longer than `wait_seconds` to get."""
+        turn = anyio.Event()
+        self._waiting.append((memory, turn))
+        self._let_in()
+        try:
+            if not turn.is_set():
+                with anyio.move_on_after(wait_seconds):
+                    await turn.wait()
+            if not turn.is_set():
+                raise Busy(f"no worker had room for the image within {wait_seconds:g} seconds")
+            yield
+        finally:
+            if turn.is_set():
+                self._count(-1, -memory)
+            else:
+                self._waiting.remove((memory, turn))
+            self._let_in()
+
+    def _let_in(self) -> None:
+        while self._waiting and self._inside < self._workers:
+            memory, turn = self._waiting[0]
+            if self._inside and self._memory + memory > self._budget:
+                return
+            self._waiting.popleft()
+            self._count(1, memory)
+            turn.set()
+
+    def _count(self, jobs: int, memory: int) -> None:
+        self._inside += jobs
+        self._memory += memory
+        observability.RENDER_MEMORY.inc(memory)
+
+
+# Bytes a pixel, and what a worker takes beyond that: measured as the growth of a worker's peak resident memory, over
+# some fifty jobs of 0.5 to 48 megapixels, and rounded up so that no estimate fell below what was measured.
+_PER_JOB = 32 * _MiB
+_DECODING = {ImageFormat.WEBP: 6, ImageFormat.GIF: 6, ImageFormat.AVIF: 20}
+_ENCODING = {
+    ImageFormat.JPEG: 7,  # coefficients, for the optimal Huffman tables
+    ImageFormat.PNG: 2,
+    ImageFormat.WEBP: 15,
+    ImageFormat.GIF: 8,
+    ImageFormat.AVIF: 24,
+}
+
+
+def estimate_memory(info: ImageInfo, sizes: tuple[Size, ...], options: RenderOptions) -> int:
+    """About how many bytes a worker takes for these sizes and a placeholder: what the decoder holds at once of the
+    source, every size decoded, and what the encoder adds for the largest."""
+    geometries = [target_geometry(*info.display_size, size, options.fit) for size in sizes]
+    frames = info.frames if keeps_animation(info, options) else 1
+    bands = 4 if info.has_alpha or info.format is ImageFormat.GIF else 3
+    pictures = sum(math.prod(side) for side in {geometry.resize for geometry in geometries}) * frames * bands
+    largest = max((math.prod(geometry.canvas) for geometry in geometries), default=0)
+    encoding = largest * _ENCODING[output_format(info, options)]
+    return _PER_JOB + info.width * info.height * _decoding(info) + pictures + encoding
+
+
+def _decoding(info: ImageInfo) -> int:
+    """Bytes the decoder holds for each pixel of the source's canvas; rows that only pass through do not count."""
+    if not info.progressive:
+        return _DECODING.get(info.format, 0)
+    if info.format is ImageFormat.JPEG:
+        return 2 * 3  # a coefficient of two bytes for each of three components, whatever the subsampling
+    return 4 * max(info.bits // 8, 1)
+
+
+def _prepare_worker(memory_bytes: int) -> None:
+    """Set the process's limits, before its first job."""
+    from smart_assets.imaging import render  # noqa: F401 - loads libvips, before the address space is measured
+
+    # The pool ends a worker by SIGKILL. SIGTERM is what a supervisor sends to the whole group, and SIGINT a terminal:
+    # the service then lets its running requests finish, and they need their workers. pebble ignores SIGINT already.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _use_one_arena()
+    # What an idle worker has mapped is libraries for the most part, and no use of memory.
+    limit = _address_space() + memory_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _follow_parent() -> None:
+    """End this process when the service is gone, however it went."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _use_one_arena() -> None:
+    """Have all threads allocate from one arena: glibc otherwise maps 64 MiB for each, and gives back less."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(-8, 1)  # M_ARENA_MAX of <malloc.h>
+
+
+def _address_space() -> int:
+    """Bytes of address space this process has mapped; 0 where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except OSError:
+        return 0
+    return pages * resource.getpagesize()
+
+
+def _work(job: RenderJob, timeout: float) -> RenderResult:
+    """Render, in a worker."""
+    from smart_assets.imaging.render import render
+
+    # The pool's own clock stops a slow job; this one holds where nobody is left to look at that. Two threads can be
+    # busy at once.
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time() + 2 * timeout) + 5, hard))
+    return render(job)
