@@ -1,0 +1,1 @@
+"""The catalogue: the database of assets. Only repositories query; only use-cases open transactions."""

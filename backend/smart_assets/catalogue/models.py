@@ -1,0 +1,215 @@
+"""The tables, and the records use-cases see of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Uuid,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator
+
+from smart_assets.formats import ImageFormat
+from smart_assets.visibility import Visibility
+
+JsonObject = dict[str, Any]
+
+
+class AssetState(StrEnum):
+    """What is going on with an asset. `ready` and `moving` ones are there for callers; the others are not."""
+
+    PENDING = "pending"
+    READY = "ready"
+    MOVING = "moving"
+    DELETING = "deleting"
+
+
+@dataclass(frozen=True, slots=True)
+class VariantRecord:
+    """A generated size. `size` is what the caller asked for, `name` what its key says.
+
+    The numbers are 0 where it was planned and not made: then it is nothing to callers, but its key is the row's to
+    clean up.
+    """
+
+    size: str
+    name: str
+    format: ImageFormat
+    width: int = 0
+    height: int = 0
+    size_bytes: int = 0
+
+    def to_json(self) -> list[Any]:
+        """A short row for the JSON column."""
+        return [self.size, self.name, self.format.value, self.width, self.height, self.size_bytes]
+
+    @classmethod
+    def from_json(cls, row: list[Any]) -> VariantRecord:
+        """What `to_json` wrote."""
+        size, name, image_format, width, height, size_bytes = row
+        return cls(size, name, ImageFormat(image_format), width, height, size_bytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssetRecord:
+    """One row: an asset and all that was made of it.
+
+    `width` and `height` as a person sees them, in pixels; times in UTC. `version` counts the changes a caller can see.
+    While `moving`, `target_visibility` says where to. `lease` names the process at work on a row that is not `ready`;
+    None there means that nobody is.
+    """
+
+    id: UUID
+    owner: str
+    state: AssetState
+    storage: str
+    visibility: Visibility
+    filename: str | None
+    format: ImageFormat
+    size_bytes: int
+    width: int
+    height: int
+    sha256: str
+    created_at: datetime
+    updated_at: datetime
+    variants: tuple[VariantRecord, ...] = ()
+    tags: tuple[str, ...] = ()
+    metadata: JsonObject = field(default_factory=dict)
+    thumbhash: str | None = None
+    dominant_color: str | None = None
+    expires_at: datetime | None = None
+    version: int = 1
+    target_visibility: Visibility | None = None
+    lease: str | None = None
+
+    @property
+    def made_variants(self) -> tuple[VariantRecord, ...]:
+        """The sizes there are."""
+        return tuple(variant for variant in self.variants if variant.size_bytes)
+
+    @property
+    def total_bytes(self) -> int:
+        """Original and variants together."""
+        return self.size_bytes + sum(variant.size_bytes for variant in self.variants)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware datetime, kept in UTC. SQLite keeps no zone, so it is taken off and put back."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Refuses naive datetimes: they are a bug."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a datetime without a zone")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Always aware."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+_STATES = ", ".join(f"'{state}'" for state in AssetState)
+
+assets = Table(
+    "assets",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("owner", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("storage", String(64), nullable=False),
+    Column("visibility", String(16), nullable=False),
+    Column("filename", String(255)),
+    # The filename case-folded, for the search by `q`: databases fold ASCII only, or by locale.
+    Column("filename_folded", String(1024)),
+    Column("format", String(8), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("width", Integer, nullable=False),
+    Column("height", Integer, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("variants", JSON, nullable=False),
+    Column("tags", JSON, nullable=False),
+    Column("metadata", JSON, nullable=False),
+    Column("thumbhash", String(64)),
+    Column("dominant_color", String(7)),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime),
+    Column("version", Integer, nullable=False),
+    Column("target_visibility", String(16)),
+    Column("lease", String(36)),
+    CheckConstraint(f"state IN ({_STATES})", name="state"),
+    # A page of the library is a range of one of these; ids are time-ordered.
+    Index("ix_assets_owner_id", "owner", "id"),
+    Index("ix_assets_owner_storage_id", "owner", "storage", "id"),
+    Index("ix_assets_owner_visibility_id", "owner", "visibility", "id"),
+    # Oldest and newest of a storage.
+    Index("ix_assets_storage_id", "storage", "id"),
+)
+# The few rows somebody is, or was, at work on.
+Index(
+    "ix_assets_unsettled",
+    assets.c.state,
+    assets.c.lease,
+    sqlite_where=assets.c.state != "ready",
+    postgresql_where=assets.c.state != "ready",
+)
+
+asset_tags = Table(
+    "asset_tags",
+    metadata,
+    Column("owner", String(64), primary_key=True),
+    Column("tag", String(64), primary_key=True),
+    Column("asset_id", Uuid, ForeignKey("assets.id", ondelete="CASCADE"), primary_key=True),
+    Index("ix_asset_tags_asset_id", "asset_id"),
+)
+
+# Maintained in the transactions that change an asset's state, so that statistics never count rows.
+storage_totals = Table(
+    "storage_totals",
+    metadata,
+    Column("storage", String(64), primary_key=True),
+    Column("assets", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+)
+
+# A process shows that it lives by raising `beat`. Whoever watches compares beats over its own monotonic clock, so no
+# clock of two machines is ever compared, and a clock that jumps changes nothing.
+leases = Table(
+    "leases",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("beat", BigInteger, nullable=False),
+)

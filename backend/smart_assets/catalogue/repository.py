@@ -1,0 +1,325 @@
+"""Every query of the catalogue. One repository lives as long as one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, fields, replace
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Row, delete, func, insert, literal_column, or_, select, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.engine import Connection
+
+from smart_assets.catalogue.models import (
+    AssetRecord,
+    AssetState,
+    JsonObject,
+    VariantRecord,
+    asset_tags,
+    assets,
+    leases,
+    storage_totals,
+)
+from smart_assets.formats import ImageFormat
+from smart_assets.visibility import Visibility
+
+# What a caller may see. Written out, not bound, so that the planner knows it when it chooses an index.
+_VISIBLE: ColumnElement[bool] = literal_column(f"assets.state IN ('{AssetState.READY}', '{AssetState.MOVING}')")
+_UNSETTLED: ColumnElement[bool] = literal_column(f"assets.state != '{AssetState.READY}'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssetFilter:
+    """Which assets a list is about; None leaves a criterion out. `since` is a time of creation, in UTC."""
+
+    owner: str | None = None
+    storage: str | None = None
+    visibility: Visibility | None = None
+    tag: str | None = None
+    since: UUID | None = None
+    filename_contains: str | None = None
+
+
+@dataclass(frozen=True)
+class StorageTotals:
+    """What a storage holds: bytes of originals and variants together; times of creation in UTC."""
+
+    storage: str
+    assets: int
+    bytes: int
+    oldest: datetime | None
+    newest: datetime | None
+
+
+class Repository:
+    """Queries over one open transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        """The transaction is the caller's."""
+        self._connection = connection
+
+    # ── Uploads ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def insert_pending(self, records: Sequence[AssetRecord]) -> None:
+        """The intent: rows whose bytes are about to be written."""
+        self._connection.execute(insert(assets), [_to_row(record) for record in records])
+        tags = [{"owner": record.owner, "tag": tag, "asset_id": record.id} for record in records for tag in record.tags]
+        if tags:
+            self._connection.execute(insert(asset_tags), tags)
+
+    def mark_ready(self, record: AssetRecord) -> bool:
+        """Close an upload's intent, with what was really made; False where the row was taken away meanwhile."""
+        closed = self._update(
+            record.id,
+            AssetState.PENDING,
+            record.lease,
+            state=AssetState.READY,
+            lease=None,
+            variants=[variant.to_json() for variant in record.variants],
+            thumbhash=record.thumbhash,
+            dominant_color=record.dominant_color,
+        )
+        if closed:
+            self._add_to_totals(record.storage, 1, record.total_bytes)
+        return closed
+
+    # ── The library ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def get(self, asset_id: UUID, owner: str | None = None) -> AssetRecord | None:
+        """An asset a caller may see; with `owner`, only of that owner."""
+        criteria = [assets.c.id == asset_id, _VISIBLE]
+        if owner is not None:
+            criteria.append(assets.c.owner == owner)
+        row = self._connection.execute(select(assets).where(*criteria)).one_or_none()
+        return _from_row(row) if row is not None else None
+
+    def list(
+        self, criteria: AssetFilter, *, limit: int, after: UUID | None = None, newest_first: bool = True
+    ) -> tuple[AssetRecord, ...]:
+        """At most `limit` assets that come after the one of id `after`, in order of creation."""
+        where: list[ColumnElement[bool]] = [_VISIBLE]
+        source = assets.select()
+        if criteria.owner is not None:
+            where.append(assets.c.owner == criteria.owner)
+        if criteria.storage is not None:
+            where.append(assets.c.storage == criteria.storage)
+        if criteria.visibility is not None:
+            where.append(assets.c.visibility == criteria.visibility)
+        if criteria.since is not None:
+            where.append(assets.c.id >= criteria.since)
+        if criteria.filename_contains is not None:
+            where.append(assets.c.filename_folded.contains(criteria.filename_contains, autoescape=True))
+        order_by = assets.c.id
+        if criteria.tag is not None:
+            source = source.join(asset_tags, asset_tags.c.asset_id == assets.c.id)
+            where.append(asset_tags.c.tag == criteria.tag)
+            if criteria.owner is not None:
+                where.append(asset_tags.c.owner == criteria.owner)
+            order_by = asset_tags.c.asset_id
+        if after is not None:
+            where.append(order_by < after if newest_first else order_by > after)
+        query = source.where(*where).order_by(order_by.desc() if newest_first else order_by).limit(limit)
+        return tuple(_from_row(row) for row in self._connection.execute(query))
+
+    def change(self, record: AssetRecord, previous_version: int) -> bool:
+        """Write what a caller may change of a `ready` asset; False where it is no longer at `previous_version`."""
+        result = self._connection.execute(
+            update(assets)
+            .where(
+                assets.c.id == record.id,
+                assets.c.version == previous_version,
+                assets.c.state == AssetState.READY,
+            )
+            .values(_changeable(record))
+        )
+        if result.rowcount == 1:
+            self._replace_tags(record)
+            return True
+        return False
+
+    def _replace_tags(self, record: AssetRecord) -> None:
+        self._connection.execute(delete(asset_tags).where(asset_tags.c.asset_id == record.id))
+        if record.tags:
+            self._connection.execute(
+                insert(asset_tags),
+                [{"owner": record.owner, "tag": tag, "asset_id": record.id} for tag in record.tags],
+            )
+
+    def totals(self) -> tuple[StorageTotals, ...]:
+        """What every storage holds, by name."""
+        found = []
+        for row in self._connection.execute(select(storage_totals).order_by(storage_totals.c.storage)):
+            of_storage = select(assets.c.created_at).where(assets.c.storage == row.storage, _VISIBLE).limit(1)
+            oldest = self._connection.execute(of_storage.order_by(assets.c.id)).scalar()
+            newest = self._connection.execute(of_storage.order_by(assets.c.id.desc())).scalar()
+            found.append(StorageTotals(row.storage, row.assets, row.bytes, oldest, newest))
+        return tuple(found)
+
+    def count_deleting(self) -> int:
+        """Deletions that are owed: gone for callers, bytes perhaps still there."""
+        query = select(func.count()).select_from(assets).where(_UNSETTLED, assets.c.state == AssetState.DELETING)
+        return self._connection.execute(query).scalar_one()
+
+    # ── Changes of state ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def begin_deleting(self, asset_id: UUID, lease: str) -> bool:
+        """From `ready` to `deleting`: gone for callers from here on; False where it is not `ready`."""
+        record = self.get(asset_id)
+        begun = record is not None and self._update(
+            asset_id, AssetState.READY, None, state=AssetState.DELETING, lease=lease
+        )
+        if begun and record is not None:
+            self._add_to_totals(record.storage, -1, -record.total_bytes)
+        return begun
+
+    def begin_moving(self, asset_id: UUID, target: Visibility, version: int, lease: str) -> bool:
+        """From `ready` to `moving` towards another visibility; False where it is not `ready` at that version."""
+        result = self._connection.execute(
+            update(assets)
+            .where(assets.c.id == asset_id, assets.c.state == AssetState.READY, assets.c.version == version)
+            .values(state=AssetState.MOVING, target_visibility=target, lease=lease)
+        )
+        return result.rowcount == 1
+
+    def finish_moving(self, record: AssetRecord) -> bool:
+        """From `moving` back to `ready`, with `record`'s visibility and whatever else changed along with it."""
+        finished = self._update(
+            record.id,
+            AssetState.MOVING,
+            record.lease,
+            **_changeable(record),
+            state=AssetState.READY,
+            visibility=record.visibility,
+            target_visibility=None,
+            lease=None,
+        )
+        if finished:
+            self._replace_tags(record)
+        return finished
+
+    def give_up_pending(self, asset_id: UUID, lease: str | None) -> bool:
+        """From `pending` to `deleting`, owed by nobody in particular: any process may finish it."""
+        return self._update(asset_id, AssetState.PENDING, lease, state=AssetState.DELETING, lease=None)
+
+    def remove(self, asset_id: UUID, *states: AssetState) -> bool:
+        """Take the row away where it is in one of `states`; its bytes must be gone."""
+        result = self._connection.execute(delete(assets).where(assets.c.id == asset_id, assets.c.state.in_(states)))
+        return result.rowcount == 1
+
+    def remove_storage(self, storage: str) -> int:
+        """Forget every asset of a storage whose bytes are gone with the process that held them."""
+        self._connection.execute(delete(storage_totals).where(storage_totals.c.storage == storage))
+        return self._connection.execute(delete(assets).where(assets.c.storage == storage)).rowcount
+
+    def _update(self, asset_id: UUID, state: AssetState, lease: str | None, /, **values: Any) -> bool:
+        """Change a row only where it still is in the state, and in the hands, the caller thinks it is."""
+        result = self._connection.execute(
+            update(assets)
+            .where(assets.c.id == asset_id, assets.c.state == state, assets.c.lease.is_not_distinct_from(lease))
+            .values(values)
+        )
+        return result.rowcount == 1
+
+    def _add_to_totals(self, storage: str, count: int, size: int) -> None:
+        statement = upsert(storage_totals).values(storage=storage, assets=count, bytes=size)
+        self._connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=["storage"],
+                set_={
+                    "assets": storage_totals.c.assets + statement.excluded.assets,
+                    "bytes": storage_totals.c.bytes + statement.excluded.bytes,
+                },
+            )
+        )
+
+    # ── Leases and what the dead left behind ────────────────────────────────────────────────────────────────────────
+
+    def beat(self, lease: str, beat: int) -> None:
+        """Show that the process of `lease` lives; makes the lease where it is not there (any more)."""
+        statement = upsert(leases).values(id=lease, beat=beat)
+        self._connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_={"beat": beat}))
+
+    def beats(self) -> dict[str, int]:
+        """Every lease and its last beat."""
+        return {row.id: row.beat for row in self._connection.execute(select(leases))}
+
+    def drop_leases(self, ids: Collection[str]) -> None:
+        """Forget leases of processes that are gone."""
+        self._connection.execute(delete(leases).where(leases.c.id.in_(ids)))
+
+    def abandoned(self, other_leases: Collection[str], held: Collection[UUID], limit: int) -> tuple[AssetRecord, ...]:
+        """Rows somebody was at work on and nobody is: neither a process of `other_leases`, nor this one on `held`."""
+        query = (
+            select(assets)
+            .where(
+                _UNSETTLED,
+                or_(assets.c.lease.is_(None), assets.c.lease.not_in(list(other_leases))),
+                assets.c.id.not_in(list(held)),
+            )
+            .order_by(assets.c.id)
+            .limit(limit)
+        )
+        return tuple(_from_row(row) for row in self._connection.execute(query))
+
+    def take_over(self, record: AssetRecord, lease: str) -> AssetRecord | None:
+        """Put an abandoned row in the hands of `lease`; a pending one turns `deleting`. None: another was faster."""
+        state = AssetState.DELETING if record.state is AssetState.PENDING else record.state
+        taken = self._update(record.id, record.state, record.lease, state=state, lease=lease)
+        return replace(record, state=state, lease=lease) if taken else None
+
+
+_COLUMNS = tuple(column.name for column in fields(AssetRecord))
+
+
+def _to_row(record: AssetRecord) -> dict[str, Any]:
+    row = {name: getattr(record, name) for name in _COLUMNS}
+    row["variants"] = [variant.to_json() for variant in record.variants]
+    row["filename_folded"] = fold(record.filename)
+    return row
+
+
+def _changeable(record: AssetRecord) -> JsonObject:
+    return {
+        "filename": record.filename,
+        "filename_folded": fold(record.filename),
+        "tags": record.tags,
+        "metadata": record.metadata,
+        "expires_at": record.expires_at,
+        "updated_at": record.updated_at,
+        "version": record.version,
+    }
+
+
+def _from_row(row: Row[Any]) -> AssetRecord:
+    values = row._mapping  # noqa: SLF001 - SQLAlchemy's public name for it
+    return AssetRecord(
+        id=values["id"],
+        owner=values["owner"],
+        state=AssetState(values["state"]),
+        storage=values["storage"],
+        visibility=Visibility(values["visibility"]),
+        filename=values["filename"],
+        format=ImageFormat(values["format"]),
+        size_bytes=values["size_bytes"],
+        width=values["width"],
+        height=values["height"],
+        sha256=values["sha256"],
+        variants=tuple(VariantRecord.from_json(variant) for variant in values["variants"]),
+        tags=tuple(values["tags"]),
+        metadata=values["metadata"],
+        thumbhash=values["thumbhash"],
+        dominant_color=values["dominant_color"],
+        created_at=values["created_at"],
+        updated_at=values["updated_at"],
+        expires_at=values["expires_at"],
+        version=values["version"],
+        target_visibility=Visibility(values["target_visibility"]) if values["target_visibility"] else None,
+        lease=values["lease"],
+    )
+
+
+def fold(text: str | None) -> str | None:
+    """`text` as the search by filename compares it."""
+    return text.casefold() if text is not None else None

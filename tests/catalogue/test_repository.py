@@ -1,0 +1,217 @@
+"""The catalogue: what is written is found again, and rows change only from the state the caller thinks they are in."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+import anyio
+import pytest
+
+from smart_assets.assets.objects import created_at, first_id_at, new_asset_id
+from smart_assets.catalogue.database import Database
+from smart_assets.catalogue.models import AssetRecord, AssetState, VariantRecord
+from smart_assets.catalogue.repository import AssetFilter, fold
+from smart_assets.errors import CatalogueUnavailable, ConfigurationError
+from smart_assets.formats import ImageFormat
+from smart_assets.visibility import Visibility
+
+LEASE = "lease"
+EVERYTHING = AssetFilter()
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    database = Database.open(f"sqlite:///{tmp_path}/catalogue.sqlite3")
+    yield database
+    await database.close()
+
+
+def a_record(**changes: object) -> AssetRecord:
+    asset_id = new_asset_id()
+    record = AssetRecord(
+        id=asset_id,
+        owner="ann",
+        state=AssetState.PENDING,
+        storage="local",
+        visibility=Visibility.PUBLIC,
+        filename="Ünïcode 写真.jpg",
+        format=ImageFormat.JPEG,
+        size_bytes=1000,
+        width=40,
+        height=30,
+        sha256="0" * 64,
+        created_at=created_at(asset_id),
+        updated_at=created_at(asset_id),
+        variants=(VariantRecord("800", "800-q60", ImageFormat.WEBP, 8, 6, 77),),
+        tags=("trip", "été"),
+        metadata={"album": 7, "nested": {"a": [1, None]}},
+        expires_at=datetime(2030, 1, 1, tzinfo=UTC),
+        lease=LEASE,
+    )
+    return replace(record, **changes)  # type: ignore[arg-type]
+
+
+async def keep(database: Database, *records: AssetRecord) -> list[AssetRecord]:
+    await database.write(lambda catalogue: catalogue.insert_pending(records))
+    for record in records:
+        assert await database.write(lambda catalogue, record=record: catalogue.mark_ready(record))  # type: ignore[misc]
+    return [replace(record, state=AssetState.READY, lease=None) for record in records]
+
+
+async def ids(database: Database, criteria: AssetFilter = EVERYTHING) -> list[UUID]:
+    found = await database.read(lambda catalogue: catalogue.list(criteria, limit=100))
+    return [record.id for record in found]
+
+
+async def test_an_asset_comes_back_as_it_went_in(database: Database):
+    (kept,) = await keep(database, a_record())
+    assert await database.read(lambda catalogue: catalogue.get(kept.id, "ann")) == kept
+
+
+async def test_an_upload_under_way_is_not_there_for_callers(database: Database):
+    record = a_record()
+    await database.write(lambda catalogue: catalogue.insert_pending([record]))
+    assert await database.read(lambda catalogue: catalogue.get(record.id)) is None
+    assert await ids(database) == []
+    assert await database.read(lambda catalogue: catalogue.totals()) == ()
+
+
+async def test_another_owners_asset_is_not_there(database: Database):
+    (kept,) = await keep(database, a_record())
+    assert await database.read(lambda catalogue: catalogue.get(kept.id, "bob")) is None
+    assert await ids(database, AssetFilter(owner="bob")) == []
+
+
+async def test_a_row_taken_away_meanwhile_does_not_become_ready(database: Database):
+    record = a_record()
+    await database.write(lambda catalogue: catalogue.insert_pending([record]))
+    taken = await database.write(lambda catalogue: catalogue.take_over(record, "another"))
+    assert taken is not None
+    assert taken.state is AssetState.DELETING
+    assert not await database.write(lambda catalogue: catalogue.mark_ready(record))
+    assert await database.write(lambda catalogue: catalogue.take_over(record, "a third")) is None
+
+
+@pytest.mark.parametrize(
+    "criteria",
+    [
+        AssetFilter(storage="memory"),
+        AssetFilter(visibility=Visibility.PRIVATE),
+        AssetFilter(tag="beach"),
+        AssetFilter(tag="beach", owner="ann"),
+        AssetFilter(filename_contains=fold("STRASSE")),
+        AssetFilter(filename_contains=fold("100%_")),
+    ],
+)
+async def test_lists_are_filtered(database: Database, criteria: AssetFilter):
+    wanted = a_record(
+        storage="memory", visibility=Visibility.PRIVATE, tags=("beach",), filename="Die Straße 100%_\\.jpg"
+    )
+    await keep(database, a_record(), wanted, a_record())
+    assert await ids(database, criteria) == [wanted.id]
+
+
+async def test_pages_follow_one_another_while_assets_come_and_go(database: Database):
+    kept = [record.id for record in await keep(database, *(a_record() for _ in range(9)))]
+    first = await database.read(lambda catalogue: catalogue.list(EVERYTHING, limit=4))
+    assert [record.id for record in first] == kept[:4:-1]
+    await keep(database, a_record())
+    await database.write(lambda catalogue: catalogue.begin_deleting(kept[5], LEASE))
+    await database.write(lambda catalogue: catalogue.remove(kept[5], AssetState.DELETING))
+    second = await database.read(lambda catalogue: catalogue.list(EVERYTHING, limit=4, after=first[-1].id))
+    assert [record.id for record in second] == kept[4:0:-1]
+    oldest = await database.read(lambda catalogue: catalogue.list(EVERYTHING, limit=2, newest_first=False))
+    assert [record.id for record in oldest] == kept[:2]
+
+
+async def test_since_is_a_time_of_creation(database: Database):
+    (kept,) = await keep(database, a_record())
+    for moment, expected in ((kept.created_at, [kept.id]), (kept.created_at + timedelta(milliseconds=1), [])):
+        assert await ids(database, AssetFilter(since=first_id_at(moment))) == expected
+
+
+async def test_of_two_changes_to_one_version_one_wins(database: Database):
+    (kept,) = await keep(database, a_record())
+    first, second = (replace(kept, filename=name, tags=(name,), version=2) for name in ("a.jpg", "b.jpg"))
+    assert await database.write(lambda catalogue: catalogue.change(first, 1))
+    assert not await database.write(lambda catalogue: catalogue.change(second, 1))
+    assert await database.read(lambda catalogue: catalogue.get(kept.id)) == first
+    assert await ids(database, AssetFilter(tag="a.jpg")) == [kept.id]
+    assert await ids(database, AssetFilter(tag="trip")) == []
+
+
+async def test_totals_follow_every_change_of_state(database: Database):
+    first, second = await keep(database, a_record(), a_record())
+    (totals,) = await database.read(lambda catalogue: catalogue.totals())
+    assert (totals.assets, totals.bytes) == (2, 2 * 1077)
+    assert (totals.oldest, totals.newest) == (first.created_at, second.created_at)
+    assert await database.write(lambda catalogue: catalogue.begin_deleting(first.id, LEASE))
+    assert not await database.write(lambda catalogue: catalogue.begin_deleting(first.id, LEASE))
+    (totals,) = await database.read(lambda catalogue: catalogue.totals())
+    assert (totals.assets, totals.bytes, totals.oldest) == (1, 1077, second.created_at)
+    assert await database.read(lambda catalogue: catalogue.count_deleting()) == 1
+
+
+async def test_removing_an_asset_removes_its_tags(database: Database):
+    (kept,) = await keep(database, a_record())
+    await database.write(lambda catalogue: catalogue.begin_deleting(kept.id, LEASE))
+    assert await database.write(lambda catalogue: catalogue.remove(kept.id, AssetState.DELETING))
+    (again,) = await keep(database, replace(a_record(), tags=("trip",)))
+    assert await ids(database, AssetFilter(tag="trip")) == [again.id]
+
+
+async def test_abandoned_is_what_no_living_process_is_at_work_on(database: Database):
+    mine, theirs, nobodys, dead = (a_record(lease=lease) for lease in ("mine", "theirs", None, "dead"))
+    await database.write(lambda catalogue: catalogue.insert_pending([mine, theirs, nobodys, dead]))
+    await keep(database, a_record())
+    found = await database.read(lambda catalogue: catalogue.abandoned(["theirs"], [mine.id], 10))
+    assert [record.id for record in found] == [nobodys.id, dead.id]
+
+
+async def test_a_transaction_that_raises_leaves_nothing(database: Database):
+    record = a_record()
+
+    def fail(catalogue):
+        catalogue.insert_pending([record])
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await database.write(fail)
+    await keep(database, record)
+
+
+async def test_many_writers_at_once_lose_nothing(database: Database):
+    records = [a_record() for _ in range(100)]
+    async with anyio.create_task_group() as group:
+        for record in records:
+            group.start_soon(keep, database, record)
+    assert len(await ids(database)) == 100
+    (totals,) = await database.read(lambda catalogue: catalogue.totals())
+    assert totals.assets == 100
+
+
+async def test_writers_of_two_processes_take_turns(tmp_path: Path):
+    url = f"sqlite:///{tmp_path}/catalogue.sqlite3"
+    first, second = Database.open(url), Database.open(url)
+    async with anyio.create_task_group() as group:
+        for database in (first, second) * 40:
+            group.start_soon(keep, database, a_record())
+    (totals,) = await first.read(lambda catalogue: catalogue.totals())
+    assert totals.assets == 80
+    await first.close()
+    await second.close()
+
+
+async def test_a_catalogue_that_is_gone_is_an_error_of_ours(tmp_path: Path):
+    database = Database.open(f"sqlite:///{tmp_path}/catalogue.sqlite3")
+    await database.write(lambda catalogue: catalogue._connection.exec_driver_sql("DROP TABLE leases"))
+    with pytest.raises(CatalogueUnavailable):
+        await database.read(lambda catalogue: catalogue.beats())
+    await database.close()
+
+
+def test_a_folder_that_is_not_there_is_said_at_start(tmp_path: Path):
+    with pytest.raises(ConfigurationError, match="catalogue"):
+        Database.open(f"sqlite:///{tmp_path}/missing/catalogue.sqlite3")
