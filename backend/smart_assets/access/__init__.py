@@ -1,0 +1,1 @@
+"""Who may: keys, and signatures over URLs."""

@@ -1,0 +1,142 @@
+"""Signed URLs: whoever holds one may fetch one object until it expires.
+
+The signature is HMAC-SHA256 (RFC 2104) over a purpose, the object's key, the expiry and the id of the signing key, so
+none of them can be exchanged and a signature made for one thing is good for nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+from smart_assets.errors import ConfigurationError, SignatureExpired, SignatureInvalid, SignatureRequired
+from smart_assets.settings import Settings
+
+_PURPOSE = "smart-assets/delivery/1"
+_KEY_FILE = "signing.key"
+_EXPIRY = re.compile(r"[1-9][0-9]{0,11}(\.[0-9]{1,3})?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What goes into a URL's query, and when it stops being good."""
+
+    query: str
+    expires_at: datetime
+
+
+class UrlSigner:
+    """Signs with the first of its keys, verifies with all of them, so keys can be exchanged without breaking links."""
+
+    def __init__(self, signing_keys: Sequence[str], clock: Callable[[], float] = time.time) -> None:
+        """`clock` gives Unix seconds."""
+        self._keys = {_key_id(key): key.encode() for key in signing_keys}
+        self._first = _key_id(signing_keys[0])
+        self._clock = clock
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """With the keys set, else with the one kept in the data directory, which is made where there is none yet."""
+        keys = [key.get_secret_value() for key in settings.signing_keys]
+        return cls(keys or [kept_signing_key(settings.data_dir)])
+
+    def sign(self, key: str, expiry_seconds: int) -> Signature:
+        """A signature good for at most `expiry_seconds` from now.
+
+        The expiry is rounded down to a window of a tenth of that, at most an hour: calls within a window get the same
+        string, so caches work.
+        """
+        expires_ms = expiry_window(self._clock(), expiry_seconds)
+        expires = _format_expiry(expires_ms)
+        signature = _signature(self._keys[self._first], self._first, key, expires)
+        return Signature(
+            f"exp={expires}&kid={self._first}&sig={signature}", datetime.fromtimestamp(expires_ms / 1000, tz=UTC)
+        )
+
+    def verify(self, key: str, query: Mapping[str, str]) -> float:
+        """The seconds `query`'s signature over `key` still has.
+
+        Raises SignatureRequired, SignatureInvalid or SignatureExpired; which key ids exist shows in none of them.
+        """
+        signature = query.get("sig")
+        if not signature:
+            raise SignatureRequired("this asset is private: ask the API for a signed URL")
+        expires = query.get("exp", "")
+        key_id = query.get("kid", "")
+        secret = self._keys.get(key_id, b"")
+        genuine = hmac.compare_digest(
+            _signature(secret, key_id, key, expires).encode(), signature.encode("utf-8", "replace")
+        )
+        if not (genuine and secret and _EXPIRY.fullmatch(expires)):
+            raise SignatureInvalid("the signature does not fit this URL")
+        left = float(expires) - self._clock()
+        if left <= 0:
+            raise SignatureExpired("the signed URL has expired")
+        return left
+
+
+def expiry_window(now: float, expiry_seconds: int) -> int:
+    """When a URL signed at `now` for `expiry_seconds` expires, in Unix milliseconds.
+
+    Never later than asked, and earlier by less than a window: a tenth of `expiry_seconds` (whole seconds from ten
+    seconds up), at most an hour.
+    """
+    window_ms = min(expiry_seconds // 10 * 1000 or expiry_seconds * 100, 3_600_000)
+    return int(now * 1000 + expiry_seconds * 1000) // window_ms * window_ms
+
+
+def _format_expiry(milliseconds: int) -> str:
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{seconds}.{rest:03}".rstrip("0") if rest else str(seconds)
+
+
+def _key_id(key: str) -> str:
+    """Names a key without giving anything of it away."""
+    return hashlib.sha256(b"kid:" + key.encode()).hexdigest()[:8]
+
+
+def _signature(secret: bytes, key_id: str, key: str, expires: str) -> str:
+    # No part can hold a line feed (keys have no control characters), so no two inputs run into the same message.
+    message = f"{_PURPOSE}\n{key_id}\n{expires}\n{key}".encode("utf-8", "replace")
+    digest = hmac.digest(secret, message, "sha256")
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+def kept_signing_key(data_dir: Path) -> str:
+    """The signing key of this data directory; made once, and by exactly one of any number of processes.
+
+    The file is linked into place whole, so nobody reads half a key; mode 0600.
+    """
+    path = data_dir / _KEY_FILE
+    try:
+        if not path.exists():
+            descriptor, temporary = tempfile.mkstemp(dir=data_dir, prefix=".signing-")
+            with os.fdopen(descriptor, "w", encoding="ascii") as file:
+                file.write(secrets.token_urlsafe(48))
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                pass  # another process was faster; its key is the one
+            except OSError:
+                Path(temporary).replace(path)  # a file system without links has no second process to race with
+            finally:
+                Path(temporary).unlink(missing_ok=True)
+        key = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"the signing key in the data directory cannot be used: {error}") from error
+    if len(key) < 32:
+        raise ConfigurationError("the signing key in the data directory is damaged: remove signing.key to make another")
+    return key
