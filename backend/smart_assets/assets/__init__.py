@@ -1,0 +1,1 @@
+"""The use-cases: taking uploads in, keeping the library, handing bytes out."""

@@ -1,0 +1,231 @@
+"""Handing bytes out: who may, from where, and under which URL.
+
+`/assets/{key}` answers for every storage. The key says who may, a signature proves it, then:
+
+    at hand      the storage's own file or memory decides: no look-up on the way
+    redirect     the storage serves the object itself, by a public or a freshly signed URL
+    stream       the storage can do neither: the bytes go through the service
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from anyio import to_thread
+
+from smart_assets.access.signing import UrlSigner
+from smart_assets.assets.library import find_variant
+from smart_assets.assets.objects import effective_visibility, original_key, variant_key
+from smart_assets.catalogue.database import Database
+from smart_assets.catalogue.models import AssetRecord, VariantRecord
+from smart_assets.errors import AssetNotFound, Busy
+from smart_assets.formats import ImageFormat
+from smart_assets.settings import Settings
+from smart_assets.storage.base import ObjectAtHand, SignedUrl, StorageBackend
+from smart_assets.storage.errors import ObjectNotFound
+from smart_assets.storage.keys import ORIGINAL, AssetKey, parse_asset_key
+from smart_assets.storage.registry import Storages
+
+CHUNK_BYTES = 512 * 1024
+
+
+@dataclass(frozen=True)
+class Link:
+    """A URL and, where it stops working, when (UTC)."""
+
+    url: str
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Redirect:
+    """The object is served elsewhere; `max_age` is how long (in seconds) an answer that says so may be kept."""
+
+    url: str
+    max_age: int
+
+
+@dataclass(frozen=True)
+class Deliverable:
+    """Bytes to send. `etag` is strong and unquoted, `modified` in UTC to the second; `read` may be used once."""
+
+    size: int
+    etag: str
+    modified: datetime
+    media_type: str
+    source: ObjectAtHand | StoredBytes
+
+    def read_now(self, start: int, end: int) -> bytes | None:
+        """The bytes, where they are in memory already and few enough for one piece; None where `read` must be used."""
+        if isinstance(self.source, StoredBytes) or end - start > CHUNK_BYTES * 2:
+            return None
+        return self.source.read(start, end - start, wait=False)
+
+    async def read(self, start: int, end: int) -> AsyncIterator[bytes]:
+        """The bytes from `start` up to but not including `end`, in pieces."""
+        if isinstance(self.source, StoredBytes):
+            async for chunk in self.source.backend.open(self.source.key, start=start, end=end):
+                yield chunk
+            return
+        while start < end:
+            length = min(CHUNK_BYTES, end - start)
+            piece = self.source.read(start, length, wait=False)
+            if piece is None:
+                piece = await to_thread.run_sync(_read_waiting, self.source, start, length)
+            if not piece:
+                raise ObjectNotFound("the object ended before its size")
+            yield piece
+            start += len(piece)
+
+    def close(self) -> None:
+        """Give back what is held open."""
+        if not isinstance(self.source, StoredBytes):
+            self.source.close()
+
+
+@dataclass(frozen=True)
+class StoredBytes:
+    """An object behind a backend that streams it."""
+
+    backend: StorageBackend
+    key: str
+
+
+class Delivery:
+    """Decides what an address under `/assets` gives, and makes such addresses."""
+
+    def __init__(self, settings: Settings, database: Database, storages: Storages, signer: UrlSigner) -> None:
+        """Everything it needs is built, and closed, by `runtime`."""
+        self._database = database
+        self._storages = storages
+        self._signer = signer
+        self._default_expiry = settings.signed_url_seconds
+        self._public_cache_seconds = settings.public_cache_seconds
+
+    # ── Making addresses ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def link(self, record: AssetRecord, variant: VariantRecord | None, base_url: str) -> Link:
+        """The URL of an asset's original or size that goes into its answer.
+
+        A public one's is the storage's own, where anybody can fetch it there, else ours; a private one's is ours and
+        signed, on every storage.
+        """
+        key = _key(record, variant)
+        if key.startswith("public/"):
+            backend = self._storages.get(record.storage)
+            return Link(backend.url(key) or f"{base_url}/assets/{key}")
+        signature = self._signer.sign(key, self._default_expiry)
+        return Link(f"{base_url}/assets/{key}?{signature.query}", signature.expires_at)
+
+    async def signed_url(
+        self, record: AssetRecord, size: str | None, expiry_seconds: int, base_url: str
+    ) -> SignedUrl:
+        """A URL good for `expiry_seconds`: the storage's own where it signs, else ours. VariantNotFound."""
+        variant = find_variant(record, size) if size is not None else None
+        key = _key(record, variant)
+        backend = self._storages.get(record.storage)
+        if backend.capabilities.signed_urls:
+            return await backend.generate_signed_url(key, expiry_seconds, filename=record.filename)
+        signature = self._signer.sign(key, expiry_seconds)
+        return SignedUrl(f"{base_url}/assets/{key}?{signature.query}", signature.expires_at)
+
+    # ── Answering them ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def authorise(self, key: str, query: Mapping[str, str]) -> int:
+        """How long (in seconds) an answer for `key` may be kept; raises a signature error where there is to be none."""
+        if key.startswith("public/"):
+            return self._public_cache_seconds
+        return int(self._signer.verify(key, query))
+
+    def at_hand(self, key: str) -> Deliverable | None:
+        """The object where a storage has it at hand: the short way, without a look-up or a thread."""
+        for backend in self._storages.at_hand():
+            found = backend.at_hand(key)
+            if found is not None:
+                return _deliverable(key, found)
+        return None
+
+    async def look_up(self, key: str, max_age: int) -> Deliverable | Redirect:
+        """What the row behind `key` says; AssetNotFound where there is none, or none any more, at that visibility."""
+        parsed = parse_asset_key(key)
+        record = await self._record(parsed) if parsed else None
+        if parsed is None or record is None:
+            raise AssetNotFound("there is nothing at this address")
+        size_bytes = _size_of(record, parsed)
+        backend = self._storages.get(record.storage)
+        if backend.capabilities.at_hand:
+            # Opened just now for the first time, or in the middle of a change: its objects are at either key.
+            found = backend.at_hand(key)
+            if found is None and record.target_visibility is not None:
+                raise Busy("the asset's visibility is being changed; try again")
+            if found is None:
+                raise AssetNotFound("there is nothing at this address")
+            return _deliverable(key, found)
+        if public_url := backend.url(key):
+            return Redirect(public_url, max_age)
+        if backend.capabilities.signed_urls:
+            signed = await backend.generate_signed_url(key, max(max_age, 60), filename=record.filename)
+            left = int((signed.expires_at - datetime.now(UTC)).total_seconds())
+            return Redirect(signed.url, max(0, min(max_age, left // 2)))
+        media_type = ImageFormat.from_extension(parsed.extension).media_type
+        modified = record.created_at.replace(microsecond=0)
+        return Deliverable(size_bytes, _etag(key), modified, media_type, StoredBytes(backend, key))
+
+    async def content(self, record: AssetRecord, size: str | None) -> Deliverable:
+        """The bytes of an asset's original or size, through the service, whatever the storage."""
+        variant = find_variant(record, size) if size is not None else None
+        if record.target_visibility is not None:
+            raise Busy("the asset's visibility is being changed; try again")
+        key = _key(record, variant)
+        image_format = variant.format if variant else record.format
+        return Deliverable(
+            variant.size_bytes if variant else record.size_bytes,
+            _etag(key),
+            record.created_at.replace(microsecond=0),
+            image_format.media_type,
+            StoredBytes(self._storages.get(record.storage), key),
+        )
+
+    async def _record(self, key: AssetKey) -> AssetRecord | None:
+        record = await self._database.read(lambda catalogue: catalogue.get(key.asset_id))
+        if record is None or effective_visibility(record) is not key.visibility:
+            return None
+        return record
+
+
+def _key(record: AssetRecord, variant: VariantRecord | None) -> str:
+    record = replace(record, visibility=effective_visibility(record))
+    return variant_key(record, variant) if variant else original_key(record)
+
+
+def _deliverable(key: str, found: ObjectAtHand) -> Deliverable:
+    return Deliverable(
+        found.size,
+        f"{found.modified_ns:x}-{found.size:x}",
+        datetime.fromtimestamp(found.modified_ns // 1_000_000_000, tz=UTC),
+        ImageFormat.from_extension(key.rpartition(".")[2]).media_type,
+        found,
+    )
+
+
+def _size_of(record: AssetRecord, key: AssetKey) -> int:
+    """The size in bytes of the object `key` names; AssetNotFound where the asset has no such object."""
+    if key.name == ORIGINAL and key.extension == record.format.extension:
+        return record.size_bytes
+    for variant in record.made_variants:
+        if (variant.name, variant.format.extension) == (key.name, key.extension):
+            return variant.size_bytes
+    raise AssetNotFound("there is nothing at this address")
+
+
+def _etag(key: str) -> str:
+    # What lies under a key never changes, at either visibility, so its last segment names the bytes.
+    return key.rpartition("/")[2]
+
+
+def _read_waiting(source: Any, start: int, length: int) -> bytes | None:
+    found: bytes | None = source.read(start, length, wait=True)
+    return found

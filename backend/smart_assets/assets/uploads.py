@@ -1,0 +1,356 @@
+"""Taking images in: all of a batch or nothing.
+
+    prepare   decide by bytes, strip what is not to be kept, plan the sizes
+    intend    one transaction: a `pending` row for each asset, which names every key about to be written
+    make      render the sizes and store them, the original beside them
+    close     one transaction: `ready`; only then the caller hears of success
+
+A failure in between is undone before the caller hears of it; a crash in between is undone by any process that lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import UUID
+
+from anyio import CapacityLimiter, to_thread
+
+from smart_assets import observability
+from smart_assets.assets.lease import Lease
+from smart_assets.assets.objects import created_at, new_asset_id, original_key, variant_key
+from smart_assets.assets.settling import Settling
+from smart_assets.assets.spool import Spool
+from smart_assets.catalogue.database import Database
+from smart_assets.catalogue.models import AssetRecord, AssetState, JsonObject, VariantRecord
+from smart_assets.catalogue.repository import Repository
+from smart_assets.errors import Busy, SmartAssetsError
+from smart_assets.imaging.probe import ImageInfo, Limits, probe
+from smart_assets.imaging.render import RenderJob, Rendition
+from smart_assets.imaging.sizes import RenderOptions, Size, output_format, variant_name
+from smart_assets.imaging.strip import strip_metadata, strip_metadata_file
+from smart_assets.imaging.workers import RenderPool
+from smart_assets.settings import Settings
+from smart_assets.storage.base import StorageBackend
+from smart_assets.storage.keys import ORIGINAL
+from smart_assets.storage.registry import Storages
+from smart_assets.visibility import Visibility
+
+Result = TypeVar("Result")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UploadOptions:
+    """What a caller wants done with the files of one request."""
+
+    storage: str
+    visibility: Visibility = Visibility.PUBLIC
+    sizes: tuple[Size, ...] = ()
+    render: RenderOptions = field(default_factory=RenderOptions)
+    atomic: bool = True
+    placeholder: bool = False
+    strip_metadata: bool = False
+    tags: tuple[str, ...] = ()
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One file as it came: its bytes, and the name the caller gave it."""
+
+    spool: Spool
+    filename: str | None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What could not be made, and why: `size` of an asset, or (None) all of it."""
+
+    error: SmartAssetsError
+    size: str | None = None
+
+
+@dataclass(frozen=True)
+class UploadedAsset:
+    """What became of one file. `data_urls` holds the bytes themselves, by variant name, where nothing was kept."""
+
+    record: AssetRecord
+    failed: tuple[Failure, ...] = ()
+    data_urls: Mapping[str, str] | None = None
+
+
+@dataclass
+class _Draft:
+    """One file on its way to become an asset: `intent` names all that may be written, `record` what was."""
+
+    spool: Spool
+    info: ImageInfo
+    intent: AssetRecord
+    record: AssetRecord
+    failed: list[Failure] = field(default_factory=list)
+    data_urls: dict[str, str] = field(default_factory=dict)
+
+
+class Uploads:
+    """The use-case; one for the process."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        storages: Storages,
+        renderer: RenderPool,
+        lease: Lease,
+    ) -> None:
+        """Everything it needs is built, and closed, by `runtime`."""
+        self._settings = settings
+        self._limits = Limits.from_settings(settings)
+        self._database = database
+        self._storages = storages
+        self._renderer = renderer
+        self._lease = lease
+        self._settling = Settling(database, storages)
+        self._threads = CapacityLimiter(8)
+
+    async def upload(
+        self, uploads: Sequence[Upload], options: UploadOptions, *, owner: str, metadata: JsonObject
+    ) -> list[UploadedAsset | Failure]:
+        """Make an asset of each file, in their order.
+
+        With `options.atomic` the first error comes out, and nothing of the batch stays. Without, a file that failed
+        has a Failure in its place, and an asset lists the sizes it lacks; errors come out where none of it is about one
+        file. The callers' spools are theirs to discard.
+        """
+        backend = self._storages.get(options.storage)
+        results: list[_Draft | Failure] = []
+        for upload in uploads:
+            try:
+                results.append(await self._prepare(upload, options, owner, metadata))
+            except SmartAssetsError as error:
+                self._count(options, error.code)
+                if options.atomic:
+                    raise
+                results.append(Failure(error))
+        drafts = [result for result in results if isinstance(result, _Draft)]
+        if backend.capabilities.persistent:
+            failures = await self._keep(backend, drafts, options)
+        else:
+            failures = await self._make_all(backend, drafts, options)
+        outcomes: list[UploadedAsset | Failure] = []
+        for result in results:
+            if isinstance(result, _Draft):
+                failure = failures.get(result.record.id)
+                self._count(options, failure.code if failure else "ok")
+                outcomes.append(Failure(failure) if failure else _asset(result, backend))
+            else:
+                outcomes.append(result)
+        return outcomes
+
+    async def _prepare(self, upload: Upload, options: UploadOptions, owner: str, metadata: JsonObject) -> _Draft:
+        spool = upload.spool
+        with observability.UPLOAD_STAGE_SECONDS.labels("probe").time():
+            info = await to_thread.run_sync(probe, spool.source, self._limits, limiter=self._threads)
+        if options.strip_metadata:
+            await self._strip(spool, info)
+        asset_id = new_asset_id()
+        moment = created_at(asset_id)
+        image_format = output_format(info, options.render)
+        width, height = info.display_size
+        record = AssetRecord(
+            id=asset_id,
+            owner=owner,
+            state=AssetState.PENDING,
+            storage=options.storage,
+            visibility=options.visibility,
+            filename=upload.filename,
+            format=info.format,
+            size_bytes=spool.size,
+            width=width,
+            height=height,
+            sha256=spool.sha256,
+            created_at=moment,
+            updated_at=moment,
+            variants=tuple(
+                VariantRecord(str(size), variant_name(size, options.render), image_format) for size in options.sizes
+            ),
+            tags=options.tags,
+            metadata=metadata,
+            expires_at=options.expires_at,
+            lease=self._lease.id,
+        )
+        return _Draft(spool, info, record, record)
+
+    async def _strip(self, spool: Spool, info: ImageInfo) -> None:
+        source = spool.source
+        if isinstance(source, bytes):
+            await spool.replace(await to_thread.run_sync(strip_metadata, source, info, limiter=self._threads))
+        else:
+            target = source.with_name(f"{source.name}.stripped")
+            try:
+                await to_thread.run_sync(strip_metadata_file, source, target, info, limiter=self._threads)
+                await spool.replace(target)
+            finally:
+                target.unlink(missing_ok=True)
+
+    async def _keep(
+        self, backend: StorageBackend, drafts: list[_Draft], options: UploadOptions
+    ) -> dict[UUID, SmartAssetsError]:
+        """Intend, make and close; the errors by asset id, of which nothing is left."""
+        if not drafts:
+            return {}
+        with self._lease.hold(*(draft.record.id for draft in drafts)):
+            try:
+                intents = [draft.intent for draft in drafts]
+                with observability.UPLOAD_STAGE_SECONDS.labels("intend").time():
+                    await self._database.write(lambda catalogue: catalogue.insert_pending(intents))
+                failures = await self._make_all(backend, drafts, options)
+                made = [draft for draft in drafts if draft.record.id not in failures]
+                with observability.UPLOAD_STAGE_SECONDS.labels("close").time():
+                    await self._database.write(lambda catalogue: _close(catalogue, made))
+            except BaseException:
+                await asyncio.shield(self._undo(drafts))
+                raise
+            failed = [draft for draft in drafts if draft.record.id in failures]
+            if failed:
+                await asyncio.shield(self._undo(failed))
+        return failures
+
+    async def _make_all(
+        self, backend: StorageBackend, drafts: list[_Draft], options: UploadOptions
+    ) -> dict[UUID, SmartAssetsError]:
+        """Make every draft; with `atomic` the first error comes out, else the errors by asset id are returned."""
+        failures: dict[UUID, SmartAssetsError] = {}
+        # A batch takes its turn among other requests; more of it at once would only make its own files wait.
+        turns = asyncio.Semaphore(self._settings.imaging.workers)
+
+        async def make(draft: _Draft) -> None:
+            try:
+                async with turns:
+                    await self._make(backend, draft, options)
+            except SmartAssetsError as error:
+                if options.atomic:
+                    raise
+                failures[draft.record.id] = error
+
+        await _all_or_first_error(*(make(draft) for draft in drafts))
+        return failures
+
+    async def _make(self, backend: StorageBackend, draft: _Draft, options: UploadOptions) -> None:
+        """Store the original, and beside it render and store the sizes."""
+        if options.sizes or options.placeholder:
+            # The workers read files. A backend on the same disk takes the same file.
+            await draft.spool.as_file()
+            await _all_or_first_error(
+                self._store_original(backend, draft), self._make_variants(backend, draft, options)
+            )
+        else:
+            await self._store_original(backend, draft)
+
+    async def _store_original(self, backend: StorageBackend, draft: _Draft) -> None:
+        record = draft.record
+        with observability.UPLOAD_STAGE_SECONDS.labels("store").time():
+            stored = await backend.upload(
+                original_key(record), draft.spool.source, content_type=record.format.media_type, give_away=True
+            )
+        if backend.capabilities.data_urls and stored.url:
+            draft.data_urls[ORIGINAL] = stored.url
+
+    async def _make_variants(self, backend: StorageBackend, draft: _Draft, options: UploadOptions) -> None:
+        source = await draft.spool.as_file()
+        job = RenderJob(
+            source=source,
+            info=draft.info,
+            sizes=options.sizes,
+            options=options.render,
+            placeholder=options.placeholder,
+            directory=source.parent,
+        )
+        with observability.UPLOAD_STAGE_SECONDS.labels("render").time():
+            result = await self._renderer.render(job)
+        async with AsyncExitStack() as files:
+            renditions = []
+            for rendition in result.renditions:
+                if isinstance(rendition, Rendition):
+                    files.callback(_remove, rendition.path)
+                    renditions.append(rendition)
+                elif options.atomic:
+                    raise rendition.error
+                else:
+                    draft.failed.append(Failure(rendition.error, str(rendition.size)))
+            stored = await _all_or_first_error(
+                *(self._store_variant(backend, draft, rendition, options) for rendition in renditions)
+            )
+        draft.record = replace(
+            draft.record,
+            variants=tuple(variant for variant in stored if variant is not None),
+            thumbhash=result.placeholder.thumbhash if result.placeholder else None,
+            dominant_color=result.placeholder.dominant_color if result.placeholder else None,
+        )
+
+    async def _store_variant(
+        self, backend: StorageBackend, draft: _Draft, rendition: Rendition, options: UploadOptions
+    ) -> VariantRecord | None:
+        """Store one size; what the row is to say of it, None for nothing."""
+        size = str(rendition.size)
+        planned = next(variant for variant in draft.intent.variants if variant.size == size)
+        key = variant_key(draft.intent, planned)
+        try:
+            stored = await backend.upload(key, rendition.path, content_type=rendition.format.media_type, give_away=True)
+        except SmartAssetsError as error:
+            if options.atomic:
+                raise
+            draft.failed.append(Failure(error, size))
+            # Bytes that cannot be removed now stay in the row's care, unseen, and go when the asset goes.
+            return planned if await backend.cleanup_failed_assets([key]) else None
+        if backend.capabilities.data_urls and stored.url:
+            draft.data_urls[planned.name] = stored.url
+        return replace(planned, width=rendition.width, height=rendition.height, size_bytes=rendition.size_bytes)
+
+    async def _undo(self, drafts: list[_Draft]) -> None:
+        """Remove what was written of failed drafts, then their rows; never raises."""
+        for draft in drafts:
+            try:
+                await self._settling.finish_deleting(draft.intent)
+            except Exception:
+                # The row stays, and nobody holds it: `maintenance.reconcile` finishes it.
+                observability.BACKGROUND_FAILURES.labels("undo_upload").inc()
+                logger.exception("could not undo an upload", extra={"asset": str(draft.intent.id)})
+
+    def _count(self, options: UploadOptions, outcome: str) -> None:
+        observability.UPLOADS.labels(options.storage, outcome).inc()
+
+
+def _close(catalogue: Repository, made: list[_Draft]) -> None:
+    for draft in made:
+        if not catalogue.mark_ready(draft.record):
+            raise Busy("the upload took too long and was undone by another process; try again")
+
+
+def _asset(draft: _Draft, backend: StorageBackend) -> UploadedAsset:
+    record = replace(draft.record, state=AssetState.READY, lease=None)
+    data_urls = draft.data_urls if backend.capabilities.data_urls else None
+    order = [variant.size for variant in draft.intent.variants]
+    failed = sorted(draft.failed, key=lambda failure: order.index(failure.size or ""))
+    return UploadedAsset(record, tuple(failed), data_urls)
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+async def _all_or_first_error(*work: Coroutine[Any, Any, Result]) -> list[Result]:
+    """Run all of `work` at once; at the first error the others are cancelled, waited for, and it comes out alone."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(step) for step in work]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in tasks]
