@@ -1,0 +1,139 @@
+"""The composition root: builds every long-lived object, in order, and closes them in the opposite one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from anyio import to_thread
+
+from smart_assets.access.api_keys import ApiKeys
+from smart_assets.access.signing import UrlSigner
+from smart_assets.assets.delivery import Delivery
+from smart_assets.assets.lease import Lease
+from smart_assets.assets.library import Library
+from smart_assets.assets.settling import Settling
+from smart_assets.assets.uploads import Uploads
+from smart_assets.catalogue.database import Database
+from smart_assets.catalogue.repository import Repository
+from smart_assets.errors import ConfigurationError
+from smart_assets.imaging.sizes import check_presets
+from smart_assets.imaging.workers import RenderPool
+from smart_assets.maintenance.reconcile import Reconciler
+from smart_assets.settings import Settings
+from smart_assets.storage.errors import StorageNotConfigured
+from smart_assets.storage.factory import configured_storages
+from smart_assets.storage.registry import Storages
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What a running service is made of."""
+
+    settings: Settings
+    database: Database
+    storages: Storages
+    api_keys: ApiKeys
+    uploads: Uploads
+    library: Library
+    delivery: Delivery
+    temporary_dir: Path
+
+    async def check(self) -> None:
+        """Whether the service can do its work: the catalogue and the default storage answer. Raises what is wrong."""
+        await self.database.read(lambda catalogue: catalogue.beats())
+        await self.storages.get(self.settings.default_storage).check()
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Runtime]:
+    """A runtime for as long as the context lasts. Raises ConfigurationError where one cannot be built."""
+    prepare(settings)
+    async with AsyncExitStack() as closing:
+        database = await to_thread.run_sync(Database.open, database_url(settings))
+        closing.push_async_callback(database.close)
+        lease = Lease(database)
+        await lease.renew()
+        closing.push_async_callback(lease.give_back)
+        storages = Storages(settings)
+        closing.push_async_callback(storages.close)
+        await _open_storages(settings, storages, database)
+        renderer = RenderPool(settings.imaging)
+        closing.push_async_callback(renderer.close)
+        temporary_dir = settings.temporary_dir / lease.id
+        temporary_dir.mkdir(mode=0o700)
+        closing.callback(shutil.rmtree, temporary_dir, ignore_errors=True)
+        settling = Settling(database, storages)
+        reconciler = Reconciler(database, settling, lease, settings.lease_seconds, settings.temporary_dir)
+        await closing.enter_async_context(_in_background(reconciler.run()))
+        yield Runtime(
+            settings=settings,
+            database=database,
+            storages=storages,
+            api_keys=ApiKeys(settings),
+            uploads=Uploads(settings, database, storages, renderer, lease),
+            library=Library(database, storages, lease),
+            delivery=Delivery(settings, database, storages, UrlSigner.from_settings(settings)),
+            temporary_dir=temporary_dir,
+        )
+
+
+@asynccontextmanager
+async def _in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+def prepare(settings: Settings) -> None:
+    """Make the data directory and check what can be checked before anything runs. Raises ConfigurationError."""
+    check_presets(settings.presets)
+    names = [storage.name for storage in configured_storages(settings)]
+    if settings.default_storage not in names:
+        raise ConfigurationError(
+            f"ASSETS_DEFAULT_STORAGE is {settings.default_storage}; the storages there are: {', '.join(names)}"
+        )
+    try:
+        settings.data_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+        settings.temporary_dir.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the data directory {settings.data_dir} cannot be used: {error.strerror} (set ASSETS_DATA_DIR to another)"
+        ) from error
+    for directory in (settings.data_dir, settings.temporary_dir):
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise ConfigurationError(f"the data directory {directory} is not writable (set ASSETS_DATA_DIR to another)")
+
+
+def database_url(settings: Settings) -> str:
+    """Where the catalogue is."""
+    return settings.database_url or f"sqlite:///{settings.data_dir / 'catalogue.sqlite3'}"
+
+
+async def _open_storages(settings: Settings, storages: Storages, database: Database) -> None:
+    """Open what delivery reads without a look-up, and forget rows whose bytes went with an earlier process."""
+    for storage in configured_storages(settings):
+        try:
+            backend = storages.get(storage.name)
+        except StorageNotConfigured:
+            continue
+        if backend.capabilities.one_process:
+            forgotten = await database.write(partial(Repository.remove_storage, storage=backend.name))
+            if forgotten:
+                logger.info(
+                    "forgot the assets of a storage that does not outlive a process", extra={"storage": backend.name}
+                )
