@@ -1,0 +1,1 @@
+"""HTTP, and nothing else: routes, schemas, errors, and the way bodies are read."""

@@ -1,0 +1,56 @@
+"""What routes ask for."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPBearer
+
+from smart_assets.access.api_keys import Caller
+from smart_assets.api.presenting import Presenter
+from smart_assets.errors import Forbidden
+from smart_assets.runtime import Runtime
+from smart_assets.settings import is_loopback
+
+# Only describes the key to API documents; the check is ours, so that its errors have our shape.
+_bearer = HTTPBearer(auto_error=False, bearerFormat="key", description="A key, where the service has keys set.")
+
+
+def get_runtime(request: Request) -> Runtime:
+    """What the running service is made of."""
+    runtime: Runtime = request.app.state.runtime
+    return runtime
+
+
+RuntimeDep = Annotated[Runtime, Depends(get_runtime)]
+
+
+def get_caller(request: Request, runtime: RuntimeDep, _: Annotated[object, Security(_bearer)]) -> Caller:
+    """Who is calling; Unauthorized before anything of the body is read."""
+    return runtime.api_keys.authenticate(request.headers.get("authorization"))
+
+
+CallerDep = Annotated[Caller, Depends(get_caller)]
+
+
+def get_presenter(request: Request, runtime: RuntimeDep) -> Presenter:
+    """Shows assets with addresses this request's sender can use."""
+    base_url = runtime.settings.public_url or str(request.base_url).rstrip("/")
+    return Presenter(runtime.delivery, base_url)
+
+
+PresenterDep = Annotated[Presenter, Depends(get_presenter)]
+
+
+def require_operator(request: Request, runtime: RuntimeDep, _: Annotated[object, Security(_bearer)]) -> None:
+    """Let in who runs the service: from this machine without a proxy between, or with a key."""
+    client = request.client.host if request.client else ""
+    if is_loopback(client) and "x-forwarded-for" not in request.headers and "forwarded" not in request.headers:
+        return
+    if runtime.settings.open_mode:
+        raise Forbidden("this is answered to requests from this machine only")
+    runtime.api_keys.authenticate(request.headers.get("authorization"))
+
+
+OperatorDep = Depends(require_operator)

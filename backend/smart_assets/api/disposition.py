@@ -1,0 +1,20 @@
+"""`Content-Disposition` for filenames of any kind (RFC 6266, RFC 8187)."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+
+def content_disposition(filename: str | None) -> str:
+    """`inline`, with the filename where there is one: in ASCII for the old, in UTF-8 for everybody else.
+
+    Whatever the filename holds, the header is one line of ASCII and the name stays within its quotes.
+    """
+    if not filename:
+        return "inline"
+    plain = "".join(char if " " <= char <= "~" and char not in '"\\%' else "_" for char in filename)
+    if plain == filename:
+        return f'inline; filename="{plain}"'
+    # RFC 8187's attr-char, of which quote() leaves these as they are besides letters and digits.
+    encoded = quote(filename, safe="!#$&+.^_`|~-", errors="replace")
+    return f"inline; filename=\"{plain}\"; filename*=UTF-8''{encoded}"

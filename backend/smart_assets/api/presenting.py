@@ -1,0 +1,123 @@
+"""From records to what callers see."""
+
+from __future__ import annotations
+
+import base64
+from uuid import UUID
+
+from smart_assets.api.schemas import Asset, FailedSize, RetentionSettings, Statistics, StorageStatistics, Variant
+from smart_assets.assets import library
+from smart_assets.assets.delivery import Delivery, Link
+from smart_assets.assets.objects import effective_visibility
+from smart_assets.assets.uploads import UploadedAsset
+from smart_assets.catalogue.models import AssetRecord, VariantRecord
+from smart_assets.errors import InvalidParameter
+from smart_assets.storage.base import SignedUrl
+from smart_assets.storage.keys import ORIGINAL
+
+
+class Presenter:
+    """Shows assets with addresses a caller of this request can use."""
+
+    def __init__(self, delivery: Delivery, base_url: str) -> None:
+        """`base_url` has no slash at its end."""
+        self._delivery = delivery
+        self._base_url = base_url
+
+    def uploaded(self, uploaded: UploadedAsset) -> Asset:
+        """An asset just made, with the sizes it lacks; the bytes themselves where nothing was kept."""
+        failed = [
+            FailedSize(size=failure.size or "", code=failure.error.code, detail=failure.error.detail)
+            for failure in uploaded.failed
+        ]
+        if uploaded.data_urls is None:
+            return self.asset(uploaded.record, failed)
+        links = {name: Link(url) for name, url in uploaded.data_urls.items()}
+        shown = _asset(uploaded.record, links, failed)
+        shown.id = None
+        return shown
+
+    def asset(self, record: AssetRecord, failed: list[FailedSize] | None = None) -> Asset:
+        """An asset of the library."""
+        links = {variant.name: self._link(record, variant) for variant in record.made_variants}
+        links[ORIGINAL] = self._link(record, None)
+        return _asset(record, links, failed or [])
+
+    async def signed(self, record: AssetRecord, size: str | None, expiry_seconds: int) -> SignedUrl:
+        """A URL for the original or a size that is good for at most `expiry_seconds`."""
+        return await self._delivery.signed_url(record, size, expiry_seconds, self._base_url)
+
+    def _link(self, record: AssetRecord, variant: VariantRecord | None) -> Link:
+        return self._delivery.link(record, variant, self._base_url)
+
+
+def _asset(record: AssetRecord, links: dict[str, Link], failed: list[FailedSize]) -> Asset:
+    # Everything here was validated on its way in; to do so again would cost more than the catalogue.
+    return Asset.model_construct(
+        id=record.id,
+        filename=record.filename,
+        content_type=record.format.media_type,
+        size_bytes=record.size_bytes,
+        width=record.width,
+        height=record.height,
+        sha256=record.sha256,
+        storage=record.storage,
+        visibility=effective_visibility(record),
+        url=links[ORIGINAL].url,
+        url_expires_at=links[ORIGINAL].expires_at,
+        variants=[_variant(variant, links[variant.name]) for variant in record.made_variants],
+        failed=failed,
+        tags=list(record.tags),
+        metadata=record.metadata,
+        thumbhash=record.thumbhash,
+        dominant_color=record.dominant_color,
+        created_at=record.created_at,
+        updated_at=record.updated_at,
+        expires_at=record.expires_at,
+        credits_used=None,
+    )
+
+
+def _variant(variant: VariantRecord, link: Link) -> Variant:
+    return Variant.model_construct(
+        size=variant.size,
+        width=variant.width,
+        height=variant.height,
+        content_type=variant.format.media_type,
+        size_bytes=variant.size_bytes,
+        url=link.url,
+        url_expires_at=link.expires_at,
+    )
+
+
+def statistics(found: library.Statistics) -> Statistics:
+    """Totals, and what each storage has to them."""
+    storages = [
+        StorageStatistics(
+            name=totals.storage, count=totals.assets, bytes=totals.bytes, oldest=totals.oldest, newest=totals.newest
+        )
+        for totals in found.storages
+    ]
+    return Statistics(
+        count=sum(storage.count for storage in storages),
+        bytes=sum(storage.bytes for storage in storages),
+        oldest=min((storage.oldest for storage in storages if storage.oldest), default=None),
+        newest=max((storage.newest for storage in storages if storage.newest), default=None),
+        storages=storages,
+        retention=RetentionSettings(),
+        deletions_owed=found.deletions_owed,
+    )
+
+
+def write_cursor(after: UUID) -> str:
+    """A cursor is opaque to callers; to us it is the id after which the next page begins."""
+    return base64.urlsafe_b64encode(after.bytes).rstrip(b"=").decode()
+
+
+def read_cursor(cursor: str) -> UUID:
+    """What `write_cursor` wrote; InvalidParameter for anything else."""
+    try:
+        after = UUID(bytes=base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
+    except ValueError:
+        raise InvalidParameter.at("query", "cursor", message="is not one of ours") from None
+    return after

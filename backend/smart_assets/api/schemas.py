@@ -1,0 +1,319 @@
+"""What requests hold and answers give, as API documents show them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import (
+    MISSING,
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    field_validator,
+)
+
+from smart_assets.assets.library import Changes
+from smart_assets.imaging.sizes import DEFAULT_QUALITY, Fit, Gravity
+from smart_assets.visibility import Visibility
+
+MAX_TAGS = 50
+MAX_TAG_LENGTH = 64
+MAX_FILENAME_LENGTH = 255
+
+
+def _rfc3339(moment: datetime) -> str:
+    timespec = "milliseconds" if moment.microsecond else "seconds"
+    return moment.astimezone(UTC).isoformat(timespec=timespec).removesuffix("+00:00") + "Z"
+
+
+Timestamp = Annotated[
+    datetime, PlainSerializer(_rfc3339, return_type=str, when_used="json"), Field(examples=["2026-11-20T10:00:00Z"])
+]
+
+
+def _clean_tags(values: Iterable[str]) -> tuple[str, ...]:
+    tags = tuple(dict.fromkeys(tag.strip() for tag in values if tag.strip()))
+    if len(tags) > MAX_TAGS:
+        raise ValueError(f"{len(tags)} tags are more than {MAX_TAGS}")
+    for tag in tags:
+        if len(tag) > MAX_TAG_LENGTH:
+            raise ValueError(f"a tag of {len(tag)} characters is longer than {MAX_TAG_LENGTH}")
+        if not tag.isprintable():
+            raise ValueError("a tag must not contain control characters")
+    return tags
+
+
+def _split_commas(values: Any) -> Any:
+    if isinstance(values, list):
+        return [part for value in values for part in (value.split(",") if isinstance(value, str) else [value])]
+    return values
+
+
+def _in_the_future(moment: datetime) -> datetime:
+    if moment <= datetime.now(UTC):
+        raise ValueError("lies in the past")
+    return moment
+
+
+QueryTags = Annotated[
+    list[str], BeforeValidator(_split_commas), AfterValidator(lambda values: list(_clean_tags(values)))
+]
+Expiry = Annotated[AwareDatetime, AfterValidator(_in_the_future)]
+
+
+class _Query(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class UploadQuery(_Query):
+    """How an upload is to be taken."""
+
+    storage: str | None = Field(
+        None, description="Name of a configured storage; by default the service's own.", examples=["local"]
+    )
+    visibility: Visibility = Field(
+        Visibility.PUBLIC, description="Who may fetch it: anybody, or holders of a signed URL."
+    )
+    sizes: list[str] = Field(
+        default_factory=list,
+        description="Sizes to make, comma-separated or repeated: `1200x627`, `800` (width), `x600` (height), "
+        "or a preset's name.",
+        examples=[["1200x627,400"]],
+    )
+    fit: Fit = Field(
+        Fit.INSIDE,
+        description="`inside` keeps the ratio, `cover` crops to the box's ratio, `contain` pads to the box. "
+        "None enlarges.",
+    )
+    gravity: Gravity = Field(Gravity.CENTRE, description="What `cover` keeps.")
+    background: str | None = Field(
+        None,
+        description="`#rrggbb` or `transparent`: the padding of `contain`, and what is behind alpha in a format "
+        "without it. By default transparent where the format can, else white.",
+        examples=["#ffffff"],
+    )
+    format: Literal["source", "jpeg", "png", "webp", "avif"] = Field(
+        "source", description="The generated sizes' format. Under `source` animations stay animated."
+    )
+    quality: int = Field(DEFAULT_QUALITY, ge=1, le=100, description="Of lossy formats.")
+    atomic: bool = Field(
+        True,
+        description="`true`: one failure fails the whole upload and nothing of it stays. `false`: what worked stays.",
+    )
+    placeholder: bool | None = Field(
+        None, description="Compute `thumbhash` and `dominant_color`; by default where sizes are asked for."
+    )
+    strip_metadata: bool = Field(
+        False, description="Take EXIF, XMP and IPTC (GPS with them) off the original; its pixels stay untouched."
+    )
+    tags: QueryTags = Field(
+        default_factory=list, description=f"Comma-separated; at most {MAX_TAGS} of {MAX_TAG_LENGTH} characters."
+    )
+    expires_at: Expiry | None = Field(None, description="When retention may remove it.")
+    filename: str | None = Field(
+        None, max_length=1024, description="The filename of a raw body that has no `Content-Disposition`."
+    )
+
+
+class ListQuery(_Query):
+    """Which assets, and how many of them."""
+
+    storage: str | None = Field(None, max_length=64, description="In this storage.")
+    visibility: Visibility | None = Field(None, description="Of this visibility.")
+    tag: str | None = Field(None, max_length=MAX_TAG_LENGTH, description="With this tag.")
+    days: int | None = Field(None, ge=1, le=36500, description="Made in the last so many days.")
+    q: str | None = Field(None, max_length=255, description="With this in the filename, case aside.")
+    limit: int = Field(50, ge=1, le=200, description="At most so many.")
+    cursor: str | None = Field(None, max_length=128, description="`next_cursor` of the page before.")
+    order: Literal["desc", "asc"] = Field("desc", description="`desc`: newest first.")
+
+
+class Variant(BaseModel):
+    """A generated size."""
+
+    size: str = Field(description="As it was asked for.", examples=["1200x627"])
+    width: int = Field(examples=[768])
+    height: int = Field(examples=[627])
+    content_type: str = Field(examples=["image/webp"])
+    size_bytes: int = Field(examples=[40211])
+    url: str = Field(examples=["http://127.0.0.1:8000/assets/public/2026/11/20/019aa0c2-….1200x627.webp"])
+    url_expires_at: Timestamp | None = Field(description="Null where the URL does not expire.")
+
+
+class FailedSize(BaseModel):
+    """A size that could not be made; only with `atomic=false`."""
+
+    size: str
+    code: str
+    detail: str
+
+
+class Asset(BaseModel):
+    """An uploaded image and all that was made of it."""
+
+    id: UUID | None = Field(description="Null for `direct`, which keeps nothing.")
+    filename: str | None = Field(
+        description="As the caller named it; no part of any identity.", examples=["holiday photo.jpg"]
+    )
+    content_type: str = Field(description="By the bytes.", examples=["image/jpeg"])
+    size_bytes: int = Field(examples=[829183])
+    width: int = Field(description="As a person sees it.", examples=[2725])
+    height: int = Field(examples=[2225])
+    sha256: str = Field(description="Of the stored original.")
+    storage: str = Field(examples=["local"])
+    visibility: Visibility
+    url: str = Field(description="Signed where the asset is private; a `data:` URI for `direct`.")
+    url_expires_at: Timestamp | None = Field(description="Null where the URL does not expire.")
+    variants: list[Variant]
+    failed: list[FailedSize] = Field(description="Filled with `atomic=false` only.")
+    tags: list[str] = Field(examples=[["trip"]])
+    metadata: dict[str, Any] = Field(description="The caller's own.", examples=[{"album": 7}])
+    thumbhash: str | None = Field(description="A placeholder to show at once, in base64.")
+    dominant_color: str | None = Field(examples=["#8a7b66"])
+    created_at: Timestamp
+    updated_at: Timestamp
+    expires_at: Timestamp | None
+    credits_used: int | None = Field(description="Null where nothing is metered.")
+
+
+class FailedFile(BaseModel):
+    """A file of a batch that could not be taken; only with `atomic=false`."""
+
+    index: int = Field(description="Its place in the request, from 0.")
+    filename: str | None
+    code: str
+    detail: str
+
+
+class Batch(BaseModel):
+    """What became of the files of one request."""
+
+    assets: list[Asset]
+    failed: list[FailedFile]
+
+
+class AssetPage(BaseModel):
+    """A piece of the library."""
+
+    items: list[Asset]
+    next_cursor: str | None = Field(description="Null on the last page.")
+
+
+class AssetPatch(BaseModel):
+    """What is to be changed; what is left out stays."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"visibility": "private"}]})
+
+    filename: str | MISSING = Field(MISSING, max_length=MAX_FILENAME_LENGTH)
+    tags: list[str] | MISSING = Field(MISSING, description="The new tags, instead of the old ones.")
+    metadata: dict[str, Any] | MISSING = Field(MISSING, description="Merged into what is there (RFC 7396).")
+    visibility: Visibility | MISSING = MISSING
+    expires_at: Expiry | MISSING | None = Field(MISSING, description="Null: never.")
+
+    @field_validator("tags")
+    @classmethod
+    def _check_tags(cls, tags: list[str]) -> list[str]:
+        return list(_clean_tags(tags))
+
+    def changes(self) -> Changes:
+        """For the use-case."""
+        given = self.model_dump()
+        if "tags" in given:
+            given["tags"] = tuple(given["tags"])
+        return Changes(**given)
+
+
+class SignedUrlRequest(BaseModel):
+    """Which URL is wanted, and for how long."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    expiry_seconds: int = Field(86_400, ge=1, le=604_800)
+    size: str | None = Field(None, max_length=64, description="One of the asset's sizes; null for the original.")
+
+
+class SignedUrl(BaseModel):
+    """A URL with which anybody may fetch the object until it expires."""
+
+    url: str
+    url_expires_at: Timestamp
+
+
+class DataUrl(BaseModel):
+    """The bytes themselves."""
+
+    data_url: str = Field(examples=["data:image/png;base64,…"])
+
+
+class StorageStatistics(BaseModel):
+    """What a storage holds, variants included."""
+
+    name: str
+    count: int
+    bytes: int
+    oldest: Timestamp | None
+    newest: Timestamp | None
+
+
+class RetentionSettings(BaseModel):
+    """When assets are removed by themselves; null: never."""
+
+    retention_days: int | None = None
+    max_size_bytes: int | None = None
+
+
+class Statistics(BaseModel):
+    """What there is in all, and by storage."""
+
+    count: int
+    bytes: int
+    oldest: Timestamp | None
+    newest: Timestamp | None
+    storages: list[StorageStatistics]
+    retention: RetentionSettings
+    last_cleanup: None = Field(None, description="Time and result of the last clean-up; null: none ran yet.")
+    deletions_owed: int = Field(description="Assets that are gone for callers and whose bytes are still to be removed.")
+
+
+class StorageCapabilities(BaseModel):
+    """What a storage can."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    persistent: bool
+    arbitrary_bytes: bool
+    max_object_bytes: int | None
+    create_if_absent: bool
+    signed_urls: bool
+    verifies_writes: bool
+    public_access: bool
+
+
+class Storage(BaseModel):
+    """A storage requests may name."""
+
+    name: str
+    type: str
+    configured: bool
+    missing: list[str] = Field(description="The settings it lacks.")
+    default: bool
+    capabilities: StorageCapabilities | None
+
+
+class StorageList(BaseModel):
+    """Every storage there is."""
+
+    storages: list[Storage]
+
+
+class Health(BaseModel):
+    """How the service is."""
+
+    status: Literal["ok"] = "ok"

@@ -1,0 +1,50 @@
+"""The application: routers, middleware, error handlers, lifespan."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from starlette.responses import RedirectResponse
+
+from smart_assets.api import documents, problems
+from smart_assets.api.delivery import AssetDelivery
+from smart_assets.api.edge import Edge
+from smart_assets.api.routers import assets, service
+from smart_assets.runtime import running
+from smart_assets.settings import Settings
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The service over `settings`; it begins to work with its lifespan."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with running(settings) as runtime:
+            app.state.runtime = runtime
+            yield
+
+    app = FastAPI(
+        title="Smart Assets",
+        version=version("smart-assets"),
+        description=documents.DESCRIPTION,
+        license_info={"name": "MIT", "identifier": "MIT"},
+        lifespan=lifespan,
+        # Errors have one shape, and it is documented by hand: FastAPI's own 422 is never sent.
+        responses={422: documents.problems(422)[422]},
+        openapi_tags=[
+            {"name": "upload", "description": "Taking images in."},
+            {"name": "library", "description": "Finding them, changing them, letting them go."},
+            {"name": "service", "description": "How the service is."},
+        ],
+    )
+    problems.install(app)
+    app.include_router(assets.router)
+    app.include_router(service.router)
+    app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
+    # The last one added is the outermost.
+    app.add_middleware(AssetDelivery)
+    app.add_middleware(Edge, settings=settings)
+    return app
