@@ -1,0 +1,1 @@
+"""Reproducible measurements, side by side in one run: read them as ratios."""
