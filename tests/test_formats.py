@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from smart_assets.formats import SNIFF_BYTES, ImageFormat, describe, sniff
 
+from smart_assets.formats import SNIFF_BYTES, ImageFormat, describe, sniff
 from tests import images
 
 

@@ -53,9 +53,9 @@ def openapi(
     directory: Annotated[Path, typer.Argument(help="Where to write openapi.json and openapi.yaml.")] = Path("openapi"),
 ) -> None:
     """Write the API's description."""
-    import yaml  # noqa: PLC0415
+    import yaml
 
-    from smart_assets.main import create_app  # noqa: PLC0415
+    from smart_assets.main import create_app
 
     document = create_app(Settings()).openapi()
     directory.mkdir(parents=True, exist_ok=True)

@@ -30,8 +30,9 @@ from smart_assets.imaging.workers import RenderPool
 from smart_assets.maintenance.reconcile import Reconciler
 from smart_assets.settings import Settings
 from smart_assets.storage.errors import StorageNotConfigured
-from smart_assets.storage.factory import configured_storages
+from smart_assets.storage.factory import storage_names
 from smart_assets.storage.registry import Storages
+from smart_assets.threads import Threads
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Runtime:
     uploads: Uploads
     library: Library
     delivery: Delivery
+    threads: Threads
     temporary_dir: Path
 
     async def check(self) -> None:
@@ -65,9 +67,11 @@ async def running(settings: Settings) -> AsyncIterator[Runtime]:
         lease = Lease(database)
         await lease.renew()
         closing.push_async_callback(lease.give_back)
+        threads = Threads("work")
+        closing.callback(threads.close)
         storages = Storages(settings)
         closing.push_async_callback(storages.close)
-        await _open_storages(settings, storages, database)
+        await _open_storages(storages, database)
         renderer = RenderPool(settings.imaging)
         closing.push_async_callback(renderer.close)
         temporary_dir = settings.temporary_dir / lease.id
@@ -81,9 +85,10 @@ async def running(settings: Settings) -> AsyncIterator[Runtime]:
             database=database,
             storages=storages,
             api_keys=ApiKeys(settings),
-            uploads=Uploads(settings, database, storages, renderer, lease),
+            uploads=Uploads(settings, database, storages, renderer, lease, threads),
             library=Library(database, storages, lease),
-            delivery=Delivery(settings, database, storages, UrlSigner.from_settings(settings)),
+            delivery=Delivery(settings, database, storages, UrlSigner.from_settings(settings), threads),
+            threads=threads,
             temporary_dir=temporary_dir,
         )
 
@@ -102,7 +107,7 @@ async def _in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]
 def prepare(settings: Settings) -> None:
     """Make the data directory and check what can be checked before anything runs. Raises ConfigurationError."""
     check_presets(settings.presets)
-    names = [storage.name for storage in configured_storages(settings)]
+    names = storage_names()
     if settings.default_storage not in names:
         raise ConfigurationError(
             f"ASSETS_DEFAULT_STORAGE is {settings.default_storage}; the storages there are: {', '.join(names)}"
@@ -124,11 +129,11 @@ def database_url(settings: Settings) -> str:
     return settings.database_url or f"sqlite:///{settings.data_dir / 'catalogue.sqlite3'}"
 
 
-async def _open_storages(settings: Settings, storages: Storages, database: Database) -> None:
+async def _open_storages(storages: Storages, database: Database) -> None:
     """Open what delivery reads without a look-up, and forget rows whose bytes went with an earlier process."""
-    for storage in configured_storages(settings):
+    for name in storage_names():
         try:
-            backend = storages.get(storage.name)
+            backend = storages.get(name)
         except StorageNotConfigured:
             continue
         if backend.capabilities.one_process:

@@ -13,7 +13,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -74,17 +74,27 @@ def request_of(
     chunks: Iterable[bytes], content_type: str | None, *, gone: bool = False, query: str = "", **headers: str
 ) -> Request:
     """A request as a server hands it over, its body in `chunks`; with `gone` the sender leaves after them."""
-    messages: Iterator[dict[str, Any]] = ({"type": "http.request", "body": c, "more_body": True} for c in chunks)
-    last = {"type": "http.disconnect"} if gone else {"type": "http.request", "body": b"", "more_body": False}
+
+    def messages() -> Iterator[dict[str, Any]]:
+        for chunk in chunks:
+            yield {"type": "http.request", "body": chunk, "more_body": True}
+        yield {"type": "http.disconnect"} if gone else {"type": "http.request", "body": b"", "more_body": False}
+        raise AssertionError("a server would wait for ever here")
+
+    coming = messages()
 
     async def receive() -> dict[str, Any]:
-        return next(messages, last)
+        return next(coming)
 
     if content_type is not None:
         headers["content-type"] = content_type
     raw = [(name.replace("_", "-").encode(), value.encode("latin-1")) for name, value in headers.items()]
     scope = {"type": "http", "http_version": "1.1", "method": "POST", "path": "/", "headers": raw}
     return Request({**scope, "query_string": query.encode()}, receive)
+
+
+def files_in(directory: Path | str) -> list[Path]:
+    return list(Path(directory).iterdir())
 
 
 async def read(
@@ -105,7 +115,7 @@ async def read(
             async with read_body(request, limits, batch=batch) as body:
                 return files_of(body), body.metadata
         finally:
-            assert list(Path(directory).iterdir()) == []
+            assert files_in(directory) == []
 
 
 def part(name: str, content: bytes | str, filename: str | None = None, *lines: str) -> bytes:
@@ -131,7 +141,7 @@ async def test_a_form_with_one_file_is_read() -> None:
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
-async def test_metadata_may_stand_before_or_after_the_file(first: bool) -> None:
+async def test_metadata_may_stand_before_or_after_the_file(*, first: bool) -> None:
     parts = [part("metadata", '{"album": 7}', None, "Content-Type: application/json"), part("file", b"x", "a.png")]
     files, metadata = await read([form(*parts[:: 1 if first else -1])], FORM)
     assert (files, metadata) == ([File(b"x", "a.png")], {"album": 7})
@@ -157,9 +167,13 @@ payloads = st.lists(
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(payloads, min_size=1, max_size=3), st.lists(st.integers(0, 10_000), max_size=12), st.booleans())
+@given(
+    contents=st.lists(payloads, min_size=1, max_size=3),
+    places=st.lists(st.integers(0, 10_000), max_size=12),
+    with_metadata=st.booleans(),
+)
 async def test_any_files_arrive_however_the_form_is_cut(
-    contents: list[bytes], places: list[int], with_metadata: bool
+    *, contents: list[bytes], places: list[int], with_metadata: bool
 ) -> None:
     contents = [content for content in contents if f"\r\n--{BOUNDARY}".encode() not in b"\r\n" + content] or [b"x"]
     parts = [part("files", content, f"{at}.png") for at, content in enumerate(contents)]
@@ -210,7 +224,7 @@ async def test_a_large_file_in_a_form_arrives_from_chunks_of_any_size() -> None:
     ],
 )
 async def test_a_form_with_wrong_fields_is_refused_by_the_field(
-    parts: list[bytes], batch: bool, field: str, message: str
+    *, parts: list[bytes], batch: bool, field: str, message: str
 ) -> None:
     with pytest.raises(InvalidParameter, match=message) as caught:
         await read([form(*parts)], FORM, batch=batch)
@@ -252,16 +266,16 @@ async def test_a_form_that_ends_too_early_is_malformed_wherever_it_ends() -> Non
 
 @settings(max_examples=100, deadline=None)
 @given(
-    st.lists(st.binary(max_size=60) | st.sampled_from([GOOD, GOOD[:60], part("metadata", "{}"), b"--", b"\r\n"])),
-    st.sampled_from([FORM, "image/png", "application/json", "text/plain", "multipart/form-data; boundary=--", ""]),
-    st.booleans(),
-    st.booleans(),
+    chunks=st.lists(
+        st.binary(max_size=60) | st.sampled_from([GOOD, GOOD[:60], part("metadata", "{}"), b"--", b"\r\n"])
+    ),
+    kind=st.sampled_from([FORM, "image/png", "application/json", "text/plain", "multipart/form-data; boundary=--", ""]),
+    batch=st.booleans(),
+    gone=st.booleans(),
 )
-async def test_garbage_gives_only_errors_of_ours(chunks: list[bytes], kind: str, batch: bool, gone: bool) -> None:
-    try:
+async def test_garbage_gives_only_errors_of_ours(*, chunks: list[bytes], kind: str, batch: bool, gone: bool) -> None:
+    with suppress(SmartAssetsError):
         await read(chunks, kind, batch=batch, gone=gone, max_file_bytes=50)
-    except SmartAssetsError:
-        pass
 
 
 # ── Raw bytes ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -269,7 +283,7 @@ async def test_garbage_gives_only_errors_of_ours(chunks: list[bytes], kind: str,
 
 @pytest.mark.parametrize("kind", ["image/png", "image/x-anything", "IMAGE/JPEG; q=1", "application/octet-stream"])
 @pytest.mark.parametrize("batch", [False, True], ids=["one", "batch"])
-async def test_raw_bytes_are_one_file_whatever_they_are_called(kind: str, batch: bool) -> None:
+async def test_raw_bytes_are_one_file_whatever_they_are_called(*, kind: str, batch: bool) -> None:
     assert await read([b"ab", b"c"], kind, batch=batch) == ([File(b"abc")], None)
 
 
@@ -422,11 +436,15 @@ async def test_a_sender_who_goes_away_leaves_nothing(body: bytes, kind: str) -> 
 
 async def test_files_are_gone_after_an_error_of_the_one_who_uses_them(tmp_path: Path) -> None:
     limits = BodyLimits(8 * MiB, 3, tmp_path, timeout_seconds=10)
-    with pytest.raises(ZeroDivisionError):
+
+    async def fail() -> None:
         async with read_body(request_of([bytes(3 * MiB)], "image/png"), limits, batch=False):
-            assert len(list(tmp_path.iterdir())) == 1
+            assert len(files_in(tmp_path)) == 1
             raise ZeroDivisionError
-    assert list(tmp_path.iterdir()) == []
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
+    assert files_in(tmp_path) == []
 
 
 @pytest.mark.parametrize("turns", range(6))
@@ -434,7 +452,7 @@ async def test_files_are_gone_after_a_cancellation(tmp_path: Path, turns: int) -
     spilled = asyncio.Event()
 
     async def receive() -> dict[str, Any]:
-        if list(tmp_path.iterdir()):
+        if files_in(tmp_path):
             spilled.set()
         return {"type": "http.request", "body": bytes(MiB), "more_body": True}
 
@@ -451,7 +469,27 @@ async def test_files_are_gone_after_a_cancellation(tmp_path: Path, turns: int) -
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert list(tmp_path.iterdir()) == []
+    assert files_in(tmp_path) == []
+
+
+async def test_a_refused_file_is_gone_while_the_rest_of_its_body_is_still_coming(tmp_path: Path) -> None:
+    seen = []
+
+    def chunks() -> Iterator[bytes]:
+        for _ in range(6):
+            seen.append(len(files_in(tmp_path)))
+            yield bytes(MiB)
+
+    limits = BodyLimits(3 * MiB, 1, tmp_path, timeout_seconds=10)
+    with pytest.raises(BodyTooLarge):
+        async with read_body(request_of(chunks(), "image/png", connection="close"), limits, batch=False):
+            pass
+    assert seen == [0, 0, 1, 1, 0, 0]
+
+
+async def test_a_refusal_at_the_very_end_of_a_body_waits_for_nothing_more() -> None:
+    with pytest.raises(InvalidParameter):
+        await read([form()], FORM, connection="close")
 
 
 SIZE = 50 * MiB
@@ -532,7 +570,7 @@ class Served:
 
     def wait_for_outcome(self) -> type[Exception] | int:
         until(lambda: bool(self.outcomes))
-        until(lambda: not list(self.directory.iterdir()))
+        until(lambda: not files_in(self.directory))
         return self.outcomes[0]
 
 
@@ -572,7 +610,7 @@ IMPLEMENTATIONS = pytest.mark.parametrize("implementation", ["httptools", "h11"]
 @pytest.mark.parametrize("connection", ["keep-alive", "close"])
 @pytest.mark.parametrize("chunked", [True, False], ids=["chunked", "with its length"])
 def test_a_client_that_sends_20_mb_to_the_end_still_sees_why_it_was_refused(
-    tmp_path: Path, implementation: str, connection: str, chunked: bool
+    *, tmp_path: Path, implementation: str, connection: str, chunked: bool
 ) -> None:
     def chunks() -> Iterator[bytes]:
         for _ in range(20):
@@ -618,9 +656,10 @@ def test_a_client_that_drips_is_answered_and_leaves_nothing(tmp_path: Path) -> N
         socket.create_connection(("127.0.0.1", served.port)) as client,
     ):
         client.sendall(head_of("image/png", "Content-Length: 1000000"))
-        while not served.outcomes:
-            client.sendall(b"x")
-            time.sleep(0.02)
+        for _ in range(500):
+            if not served.outcomes:
+                client.sendall(b"x")
+                time.sleep(0.02)
         assert status_of(client) == 408
         assert served.wait_for_outcome() is BodyTimeout
 

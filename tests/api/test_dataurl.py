@@ -6,6 +6,7 @@ import base64
 import binascii
 import json
 import re
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
@@ -45,21 +46,26 @@ cuts = st.lists(st.integers(0, 10_000), max_size=12)
 
 def escaped(text: str, choices: list[int]) -> str:
     """A JSON string of `text`, some of its characters escaped as JSON allows."""
-    ways = [lambda c: c, lambda c: f"\\u{ord(c):04x}", lambda c: f"\\u{ord(c):04X}", lambda c: "\\/" if c == "/" else c]
-    return '"' + "".join(ways[choices[at % len(choices)] % 4](char) for at, char in enumerate(text)) + '"'
+
+    def written(char: str, choice: int) -> str:
+        slash = "\\/" if char == "/" else char
+        return [char, slash, f"\\u{ord(char):04x}", f"\\u{ord(char):04X}"][choice]
+
+    return '"' + "".join(written(char, choices[at % len(choices)]) for at, char in enumerate(text)) + '"'
 
 
 @settings(max_examples=150, deadline=None)
 @given(
-    st.dictionaries(keys.filter(lambda key: key != "data_url"), values, max_size=4),
-    st.binary(max_size=80),
-    st.integers(0, 4),
-    st.lists(st.integers(0, 3), min_size=1, max_size=5),
-    cuts,
-    st.booleans(),
-    st.sampled_from([None, 1, "\t"]),
+    members=st.dictionaries(keys.filter(lambda key: key != "data_url"), values, max_size=4),
+    content=st.binary(max_size=80),
+    place=st.integers(0, 4),
+    escapes=st.lists(st.integers(0, 3), min_size=1, max_size=5),
+    places=cuts,
+    ascii_only=st.booleans(),
+    indent=st.sampled_from([None, 1, "\t"]),
 )
 def test_image_and_members_are_those_of_the_json(
+    *,
     members: dict[str, Any],
     content: bytes,
     place: int,
@@ -114,10 +120,8 @@ def test_no_text_is_read_otherwise_than_by_a_json_parser(middle: str, places: li
 @given(st.binary(max_size=200), cuts)
 def test_garbage_gives_only_errors_of_ours(text: bytes, places: list[int]) -> None:
     for whole in (text, b'{"data_url":"' + text, b'{"data_url":"data:image/png;base64,' + text):
-        try:
+        with suppress(SmartAssetsError):
             scan(whole, places)
-        except SmartAssetsError:
-            pass
 
 
 def test_a_byte_order_mark_is_passed_over() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from smart_assets.imaging.placeholder import dominant_colour, placeholder, thumbhash
 
 Pixel = tuple[int, int, int, int]

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import pyvips
 from PIL import Image, ImageSequence
+
 from smart_assets.imaging.probe import ImageInfo, Limits, probe
 from smart_assets.imaging.strip import strip_metadata, strip_metadata_file
 from smart_assets.imaging.structure.reader import WINDOW
 from smart_assets.settings import Settings
-
 from tests import images
 
 LIMITS = Limits.from_settings(Settings(_env_file=None))
@@ -160,6 +160,12 @@ def test_telling_parts_of_a_png_go_and_colours_stay() -> None:
     assert strip(image[:33] + private + colours + image[33:]) == image[:33] + colours + image[33:]
 
 
+def test_the_header_of_a_webp_announces_what_is_left() -> None:
+    profile, orientation = 0x20, 0x08
+    assert strip(images.webp(metadata=True, icc=True, orientation=6))[20] == profile | orientation
+    assert strip(images.webp(metadata=True, icc=True))[20] == profile
+
+
 def test_a_chunk_within_a_webp_frame_goes() -> None:
     image = images.animated_webp()
     at = image.index(b"ANMF")
@@ -171,9 +177,10 @@ def test_a_chunk_within_a_webp_frame_goes() -> None:
 
 
 def test_plain_text_of_a_gif_goes_with_its_timing() -> None:
-    image = images.gif(transparent=True)
-    at = image.index(b"\x21\xf9")
-    text = image[at : at + 8] + b"\x21\x01\x0c" + bytes(12) + bytes([len(images.SECRET)]) + images.SECRET + b"\x00"
+    image = images.gif()
+    at = image.index(b"\x2c\x00\x00\x00\x00")
+    control = b"\x21\xf9\x04\x01\x08\x00\x03\x00"
+    text = control + b"\x21\x01\x0c" + bytes(12) + bytes([len(images.SECRET)]) + images.SECRET + b"\x00"
     assert strip(image[:at] + text + image[at:]) == image
 
 

@@ -6,8 +6,8 @@ from base64 import b64encode
 from pathlib import Path
 
 import pytest
-from smart_assets.storage.direct import DirectDownloadStorage
 
+from smart_assets.storage.direct import DirectDownloadStorage
 from tests.contracts.storage import PNG, StorageContract, image
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from smart_assets.settings import Settings
 from smart_assets.storage.base import StorageBackend
 from smart_assets.storage.errors import StorageNotConfigured
@@ -18,7 +19,6 @@ from smart_assets.storage.factory import (
     storage_names,
 )
 from smart_assets.storage.memory import MemoryStorage
-
 from tests.contracts.storage import PNG, image
 
 

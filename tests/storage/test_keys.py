@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
 from smart_assets.storage.errors import InvalidKey
 from smart_assets.storage.keys import (
     MAX_KEY_BYTES,
@@ -19,7 +20,6 @@ from smart_assets.storage.keys import (
     visibility_of,
     with_visibility,
 )
-
 from tests.contracts.storage import HOSTILE_KEYS, STRANGE_NAMES
 
 # 2026-11-20T10:00:00.123Z, by its first 48 bits.

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+
 import smart_assets.storage.local
 from smart_assets.storage.errors import (
     InvalidKey,
@@ -27,7 +28,6 @@ from smart_assets.storage.errors import (
 )
 from smart_assets.storage.keys import Visibility
 from smart_assets.storage.local import LocalStorage
-
 from tests.contracts.storage import PNG, StorageContract, image, listed, open_descriptors, read
 
 KEY = "public/2026/11/20/a.png"
@@ -225,6 +225,21 @@ async def test_a_segment_too_long_for_a_file_name_is_no_key_here(local: LocalSto
         assert local.at_hand(key) is None
         assert await local.cleanup_failed_assets([key]) == ()
     assert tree(root) <= {"public"}
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system cannot be asked to forget what it has read")
+async def test_what_the_memory_no_longer_holds_is_read_only_by_who_can_wait(local: LocalStorage, root: Path) -> None:
+    data = image(side=590)
+    await local.upload(KEY, data, content_type=PNG)
+    descriptor = os.open(root / KEY, os.O_RDONLY)
+    os.posix_fadvise(descriptor, 512 * 1024, 0, os.POSIX_FADV_DONTNEED)
+    os.close(descriptor)
+    found = local.at_hand(KEY)
+    assert found is not None
+    assert found.read(0, len(data), wait=False) in {None, data}, "never a part"
+    assert found.read(0, len(data), wait=True) == data
+    assert found.read(0, len(data), wait=False) in {None, data}
+    found.close()
 
 
 # ── Nothing outside ─────────────────────────────────────────────────────────────────────────────────────────────────

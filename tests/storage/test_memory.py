@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+
 from smart_assets.storage.errors import StorageFull
 from smart_assets.storage.memory import MemoryStorage
-
 from tests.contracts.storage import PNG, StorageContract, image
 
 

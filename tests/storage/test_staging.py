@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from smart_assets.storage.errors import StorageFull, StorageUnavailable, WriteNotVerified
 
+from smart_assets.storage.errors import StorageFull, StorageUnavailable, WriteNotVerified
 from tests.contracts.storage import PNG, StorageContract, image, read
 from tests.staging import FaultyStorage
 

@@ -19,13 +19,13 @@ from pydantic import (
     field_validator,
 )
 
+from smart_assets.api.headers import MAX_FILENAME_CHARACTERS, clean_filename
 from smart_assets.assets.library import Changes
 from smart_assets.imaging.sizes import DEFAULT_QUALITY, Fit, Gravity
 from smart_assets.visibility import Visibility
 
 MAX_TAGS = 50
 MAX_TAG_LENGTH = 64
-MAX_FILENAME_LENGTH = 255
 
 
 def _rfc3339(moment: datetime) -> str:
@@ -211,11 +211,19 @@ class AssetPatch(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"visibility": "private"}]})
 
-    filename: str | MISSING = Field(MISSING, max_length=MAX_FILENAME_LENGTH)
+    filename: str | MISSING = Field(MISSING, max_length=MAX_FILENAME_CHARACTERS)
     tags: list[str] | MISSING = Field(MISSING, description="The new tags, instead of the old ones.")
     metadata: dict[str, Any] | MISSING = Field(MISSING, description="Merged into what is there (RFC 7396).")
     visibility: Visibility | MISSING = MISSING
     expires_at: Expiry | MISSING | None = Field(MISSING, description="Null: never.")
+
+    @field_validator("filename")
+    @classmethod
+    def _check_filename(cls, filename: str) -> str:
+        cleaned = clean_filename(filename)
+        if cleaned is None:
+            raise ValueError("holds no name")
+        return cleaned
 
     @field_validator("tags")
     @classmethod

@@ -10,11 +10,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
-
-from anyio import to_thread
+from functools import partial
 
 from smart_assets.access.signing import UrlSigner
 from smart_assets.assets.library import find_variant
@@ -28,6 +27,7 @@ from smart_assets.storage.base import ObjectAtHand, SignedUrl, StorageBackend
 from smart_assets.storage.errors import ObjectNotFound
 from smart_assets.storage.keys import ORIGINAL, AssetKey, parse_asset_key
 from smart_assets.storage.registry import Storages
+from smart_assets.threads import Threads
 
 CHUNK_BYTES = 512 * 1024
 
@@ -57,6 +57,7 @@ class Deliverable:
     modified: datetime
     media_type: str
     source: ObjectAtHand | StoredBytes
+    threads: Threads
 
     def read_now(self, start: int, end: int) -> bytes | None:
         """The bytes, where they are in memory already and few enough for one piece; None where `read` must be used."""
@@ -67,14 +68,15 @@ class Deliverable:
     async def read(self, start: int, end: int) -> AsyncIterator[bytes]:
         """The bytes from `start` up to but not including `end`, in pieces."""
         if isinstance(self.source, StoredBytes):
-            async for chunk in self.source.backend.open(self.source.key, start=start, end=end):
-                yield chunk
+            async with aclosing(self.source.backend.open(self.source.key, start=start, end=end)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
             return
         while start < end:
             length = min(CHUNK_BYTES, end - start)
             piece = self.source.read(start, length, wait=False)
             if piece is None:
-                piece = await to_thread.run_sync(_read_waiting, self.source, start, length)
+                piece = await self.threads.run(partial(self.source.read, start, length, wait=True))
             if not piece:
                 raise ObjectNotFound("the object ended before its size")
             yield piece
@@ -97,11 +99,14 @@ class StoredBytes:
 class Delivery:
     """Decides what an address under `/assets` gives, and makes such addresses."""
 
-    def __init__(self, settings: Settings, database: Database, storages: Storages, signer: UrlSigner) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, storages: Storages, signer: UrlSigner, threads: Threads
+    ) -> None:
         """Everything it needs is built, and closed, by `runtime`."""
         self._database = database
         self._storages = storages
         self._signer = signer
+        self._threads = threads
         self._default_expiry = settings.signed_url_seconds
         self._public_cache_seconds = settings.public_cache_seconds
 
@@ -120,9 +125,7 @@ class Delivery:
         signature = self._signer.sign(key, self._default_expiry)
         return Link(f"{base_url}/assets/{key}?{signature.query}", signature.expires_at)
 
-    async def signed_url(
-        self, record: AssetRecord, size: str | None, expiry_seconds: int, base_url: str
-    ) -> SignedUrl:
+    async def signed_url(self, record: AssetRecord, size: str | None, expiry_seconds: int, base_url: str) -> SignedUrl:
         """A URL good for `expiry_seconds`: the storage's own where it signs, else ours. VariantNotFound."""
         variant = find_variant(record, size) if size is not None else None
         key = _key(record, variant)
@@ -145,7 +148,7 @@ class Delivery:
         for backend in self._storages.at_hand():
             found = backend.at_hand(key)
             if found is not None:
-                return _deliverable(key, found)
+                return self._deliverable(key, found)
         return None
 
     async def look_up(self, key: str, max_age: int) -> Deliverable | Redirect:
@@ -163,7 +166,7 @@ class Delivery:
                 raise Busy("the asset's visibility is being changed; try again")
             if found is None:
                 raise AssetNotFound("there is nothing at this address")
-            return _deliverable(key, found)
+            return self._deliverable(key, found)
         if public_url := backend.url(key):
             return Redirect(public_url, max_age)
         if backend.capabilities.signed_urls:
@@ -172,7 +175,7 @@ class Delivery:
             return Redirect(signed.url, max(0, min(max_age, left // 2)))
         media_type = ImageFormat.from_extension(parsed.extension).media_type
         modified = record.created_at.replace(microsecond=0)
-        return Deliverable(size_bytes, _etag(key), modified, media_type, StoredBytes(backend, key))
+        return Deliverable(size_bytes, _etag(key), modified, media_type, StoredBytes(backend, key), self._threads)
 
     async def content(self, record: AssetRecord, size: str | None) -> Deliverable:
         """The bytes of an asset's original or size, through the service, whatever the storage."""
@@ -187,6 +190,17 @@ class Delivery:
             record.created_at.replace(microsecond=0),
             image_format.media_type,
             StoredBytes(self._storages.get(record.storage), key),
+            self._threads,
+        )
+
+    def _deliverable(self, key: str, found: ObjectAtHand) -> Deliverable:
+        return Deliverable(
+            found.size,
+            f"{found.modified_ns:x}-{found.size:x}",
+            datetime.fromtimestamp(found.modified_ns // 1_000_000_000, tz=UTC),
+            ImageFormat.from_extension(key.rpartition(".")[2]).media_type,
+            found,
+            self._threads,
         )
 
     async def _record(self, key: AssetKey) -> AssetRecord | None:
@@ -199,16 +213,6 @@ class Delivery:
 def _key(record: AssetRecord, variant: VariantRecord | None) -> str:
     record = replace(record, visibility=effective_visibility(record))
     return variant_key(record, variant) if variant else original_key(record)
-
-
-def _deliverable(key: str, found: ObjectAtHand) -> Deliverable:
-    return Deliverable(
-        found.size,
-        f"{found.modified_ns:x}-{found.size:x}",
-        datetime.fromtimestamp(found.modified_ns // 1_000_000_000, tz=UTC),
-        ImageFormat.from_extension(key.rpartition(".")[2]).media_type,
-        found,
-    )
 
 
 def _size_of(record: AssetRecord, key: AssetKey) -> int:
@@ -224,8 +228,3 @@ def _size_of(record: AssetRecord, key: AssetKey) -> int:
 def _etag(key: str) -> str:
     # What lies under a key never changes, at either visibility, so its last segment names the bytes.
     return key.rpartition("/")[2]
-
-
-def _read_waiting(source: Any, start: int, length: int) -> bytes | None:
-    found: bytes | None = source.read(start, length, wait=True)
-    return found

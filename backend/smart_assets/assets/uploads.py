@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
-from anyio import CapacityLimiter, to_thread
-
 from smart_assets import observability
 from smart_assets.assets.lease import Lease
 from smart_assets.assets.objects import created_at, new_asset_id, original_key, variant_key
@@ -31,8 +29,8 @@ from smart_assets.catalogue.database import Database
 from smart_assets.catalogue.models import AssetRecord, AssetState, JsonObject, VariantRecord
 from smart_assets.catalogue.repository import Repository
 from smart_assets.errors import Busy, SmartAssetsError
+from smart_assets.imaging.jobs import RenderJob, Rendition
 from smart_assets.imaging.probe import ImageInfo, Limits, probe
-from smart_assets.imaging.render import RenderJob, Rendition
 from smart_assets.imaging.sizes import RenderOptions, Size, output_format, variant_name
 from smart_assets.imaging.strip import strip_metadata, strip_metadata_file
 from smart_assets.imaging.workers import RenderPool
@@ -40,6 +38,7 @@ from smart_assets.settings import Settings
 from smart_assets.storage.base import StorageBackend
 from smart_assets.storage.keys import ORIGINAL
 from smart_assets.storage.registry import Storages
+from smart_assets.threads import Threads
 from smart_assets.visibility import Visibility
 
 Result = TypeVar("Result")
@@ -109,6 +108,7 @@ class Uploads:
         storages: Storages,
         renderer: RenderPool,
         lease: Lease,
+        threads: Threads,
     ) -> None:
         """Everything it needs is built, and closed, by `runtime`."""
         self._settings = settings
@@ -118,7 +118,7 @@ class Uploads:
         self._renderer = renderer
         self._lease = lease
         self._settling = Settling(database, storages)
-        self._threads = CapacityLimiter(8)
+        self._threads = threads
 
     async def upload(
         self, uploads: Sequence[Upload], options: UploadOptions, *, owner: str, metadata: JsonObject
@@ -157,7 +157,7 @@ class Uploads:
     async def _prepare(self, upload: Upload, options: UploadOptions, owner: str, metadata: JsonObject) -> _Draft:
         spool = upload.spool
         with observability.UPLOAD_STAGE_SECONDS.labels("probe").time():
-            info = await to_thread.run_sync(probe, spool.source, self._limits, limiter=self._threads)
+            info = await self._threads.run(lambda: probe(spool.source, self._limits))
         if options.strip_metadata:
             await self._strip(spool, info)
         asset_id = new_asset_id()
@@ -191,11 +191,11 @@ class Uploads:
     async def _strip(self, spool: Spool, info: ImageInfo) -> None:
         source = spool.source
         if isinstance(source, bytes):
-            await spool.replace(await to_thread.run_sync(strip_metadata, source, info, limiter=self._threads))
+            await spool.replace(await self._threads.run(lambda: strip_metadata(source, info)))
         else:
             target = source.with_name(f"{source.name}.stripped")
             try:
-                await to_thread.run_sync(strip_metadata_file, source, target, info, limiter=self._threads)
+                await self._threads.run(lambda: strip_metadata_file(source, target, info))
                 await spool.replace(target)
             finally:
                 target.unlink(missing_ok=True)

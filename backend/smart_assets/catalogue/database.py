@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable
 from typing import Any, Self, TypeVar
 
-from anyio import CapacityLimiter, to_thread
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
@@ -15,6 +14,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from smart_assets.catalogue.migrations import upgrade_to_head
 from smart_assets.catalogue.repository import Repository
 from smart_assets.errors import CatalogueUnavailable, ConfigurationError
+from smart_assets.threads import Threads
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,9 @@ class Database:
     """The catalogue's connections.
 
     `read` and `write` run `work(repository)` in a thread and return its result; `work` is one transaction, committed
-    durably when it returns and rolled back when it raises. SQLite takes one writer at a time, so writers queue here,
+    durably when it returns and rolled back when it raises. A task that is cancelled meanwhile hears of it when the
+    transaction has ended, one way or the other, so that nothing is committed behind its back.
+    SQLite takes one writer at a time, so writers queue here,
     in order, instead of polling for its lock.
     """
 
@@ -36,8 +38,8 @@ class Database:
         """Use `open` where the schema may have to be made first."""
         self._engine = engine
         self._writing = engine.execution_options(smart_assets_writes=True)
-        self._writers = CapacityLimiter(1)
-        self._readers = CapacityLimiter(READERS)
+        self._writers = Threads("catalogue-write", 1)
+        self._readers = Threads("catalogue-read", READERS)
 
     @classmethod
     def open(cls, url: str) -> Self:
@@ -59,11 +61,11 @@ class Database:
 
     async def read(self, work: Callable[[Repository], Result]) -> Result:
         """Run `work` in a transaction that only reads: it sees one state of the catalogue throughout."""
-        return await to_thread.run_sync(self._run, self._engine, work, limiter=self._readers)
+        return await self._readers.run(lambda: self._run(self._engine, work))
 
     async def write(self, work: Callable[[Repository], Result]) -> Result:
         """Run `work` in a transaction of its own; what it changed is durable when this returns."""
-        return await to_thread.run_sync(self._run, self._writing, work, limiter=self._writers)
+        return await self._writers.run(lambda: self._run(self._writing, work))
 
     def _run(self, engine: Engine, work: Callable[[Repository], Result]) -> Result:
         try:
@@ -75,7 +77,9 @@ class Database:
 
     async def close(self) -> None:
         """Close every connection."""
-        await to_thread.run_sync(self._engine.dispose)
+        await self._writers.run(self._engine.dispose)
+        self._writers.close()
+        self._readers.close()
 
 
 def create_sqlite_engine(url: str) -> Engine:

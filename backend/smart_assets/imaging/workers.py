@@ -6,21 +6,16 @@ A job that hangs, eats memory or crashes costs its own request one error, and it
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import math
 import multiprocessing
-import os
-import resource
 import signal
-import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator
 from concurrent.futures import CancelledError, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import anyio
 import pebble
@@ -29,6 +24,7 @@ from anyio import to_thread
 from smart_assets import observability
 from smart_assets.errors import Busy, CorruptImage, TooManyPixels
 from smart_assets.formats import ImageFormat
+from smart_assets.imaging import worker_process
 from smart_assets.imaging.info import ImageInfo
 from smart_assets.imaging.jobs import RenderJob, RenderResult
 from smart_assets.imaging.sizes import RenderOptions, Size, keeps_animation, output_format, target_geometry
@@ -38,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 _MiB = 1024 * 1024
 
-# A worker in libvips' C code hears no Python signal handler, and ours ignore SIGTERM anyway (see `_prepare_worker`):
+# A worker in libvips' C code hears no Python signal handler, and ours ignore SIGTERM anyway (see `worker_process`):
 # waiting between SIGTERM and SIGKILL would only hold up the pool's other jobs.
 pebble.CONSTS.term_timeout = 0
 
@@ -79,13 +75,12 @@ class RenderPool:
 
     async def close(self) -> None:
         """End the workers; jobs still running raise Busy, and so does every later one."""
-        self._closed = True
-        for future in list(self._running):
-            future.cancel()
         async with self._starting:
+            self._closed = True
             if self._pool is not None:
                 await to_thread.run_sync(_end, self._pool)
-                self._pool = None
+        for future in list(self._running):
+            future.cancel()  # type: ignore[no-untyped-call]
 
     async def _render(self, job: RenderJob) -> RenderResult:
         try:
@@ -101,7 +96,7 @@ class RenderPool:
         pool = await self._working_pool()
         timeout = self._settings.timeout_seconds
         try:
-            future = pool.schedule(_work, args=[job, timeout], timeout=timeout)
+            future = pool.schedule(worker_process.work, args=[job, timeout], timeout=timeout)
         except RuntimeError as error:
             raise _PoolBroken from error
         self._running.add(future)
@@ -143,10 +138,10 @@ class _PoolBroken(Exception):
 def _start(settings: ImagingSettings) -> pebble.ProcessPool:
     # Forking this process would hand its threads' locks to the child; the fork server has none.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["smart_assets.imaging.render"])
+    context.set_forkserver_preload(["pebble", "smart_assets.imaging.render", "smart_assets.imaging.worker_process"])
     pool = pebble.ProcessPool(
         max_workers=settings.workers,
-        initializer=_prepare_worker,
+        initializer=worker_process.prepare,
         initargs=[settings.worker_memory_bytes],
         context=context,
     )
@@ -156,7 +151,7 @@ def _start(settings: ImagingSettings) -> pebble.ProcessPool:
 
 
 def _end(pool: pebble.ProcessPool) -> None:
-    pool.stop()
+    pool.stop()  # type: ignore[no-untyped-call]
     pool.join()
 
 
@@ -169,18 +164,18 @@ async def _finished(pool: pebble.ProcessPool, future: pebble.ProcessFuture[Rende
     finally:
         if not done.is_set():
             with anyio.CancelScope(shield=True):
-                await _stopped(pool, future)
+                await to_thread.run_sync(_stop, pool, future)
 
 
-async def _stopped(pool: pebble.ProcessPool, future: pebble.ProcessFuture[RenderResult]) -> None:
+def _stop(pool: pebble.ProcessPool, future: pebble.ProcessFuture[RenderResult]) -> None:
     """Stop the job, and return when no worker is at it any more."""
     # One cancelled before a worker has acknowledged it would count as stopped at the moment it starts.
     while pool.active and not (future.running() or future.done()):
-        await anyio.sleep(0.01)
-    future.cancel()
-    # Done, to `wait`, is what pebble has been told of: the worker killed, or the result come in.
-    while pool.active and not wait([future], timeout=0).done:
-        await anyio.sleep(0.01)
+        time.sleep(0.01)
+    future.cancel()  # type: ignore[no-untyped-call]
+    # Done, to `wait`, is what pebble knows of: the worker killed, or the result come in.
+    while pool.active and wait([future], timeout=0.1).not_done:
+        pass
 
 
 class _Gate:
@@ -263,53 +258,3 @@ def _decoding(info: ImageInfo) -> int:
     if info.format is ImageFormat.JPEG:
         return 2 * 3  # a coefficient of two bytes for each of three components, whatever the subsampling
     return 4 * max(info.bits // 8, 1)
-
-
-def _prepare_worker(memory_bytes: int) -> None:
-    """Set the process's limits, before its first job."""
-    from smart_assets.imaging import render  # noqa: F401 - loads libvips, before the address space is measured
-
-    # The pool ends a worker by SIGKILL. SIGTERM is what a supervisor sends to the whole group, and SIGINT a terminal:
-    # the service then lets its running requests finish, and they need their workers. pebble ignores SIGINT already.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=_follow_parent, daemon=True).start()
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _use_one_arena()
-    # What an idle worker has mapped is libraries for the most part, and no use of memory.
-    limit = _address_space() + memory_bytes
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-
-
-def _follow_parent() -> None:
-    """End this process when the service is gone, however it went."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _use_one_arena() -> None:
-    """Have all threads allocate from one arena: glibc otherwise maps 64 MiB for each, and gives back less."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(-8, 1)  # M_ARENA_MAX of <malloc.h>
-
-
-def _address_space() -> int:
-    """Bytes of address space this process has mapped; 0 where the system does not say."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-    except OSError:
-        return 0
-    return pages * resource.getpagesize()
-
-
-def _work(job: RenderJob, timeout: float) -> RenderResult:
-    """Render, in a worker."""
-    from smart_assets.imaging.render import render
-
-    # The pool's own clock stops a slow job; this one holds where nobody is left to look at that. Two threads can be
-    # busy at once.
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time() + 2 * timeout) + 5, hard))
-    return render(job)

@@ -11,6 +11,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from anyio import to_thread
@@ -61,6 +62,7 @@ class Reconciler:
         self._settling = settling
         self._lease = lease
         self._temporary_dir = temporary_dir
+        self._lease_seconds = lease_seconds
         self._interval = lease_seconds / 4
         self._watch = LeaseWatch(lease_seconds)
 
@@ -111,7 +113,11 @@ class Reconciler:
         return True
 
     def _sweep_temporary_files(self, living: set[str]) -> None:
-        """Remove temporary directories of processes that are gone."""
-        for directory in self._temporary_dir.iterdir():
-            if directory.name not in living and time.time() - directory.stat().st_mtime > self._interval * 4:
-                shutil.rmtree(directory, ignore_errors=True)
+        """Remove what processes that are gone left in the temporary folder: their directories, and single files."""
+        for path in self._temporary_dir.iterdir():
+            with suppress(FileNotFoundError):  # its process lives and was faster
+                untouched = time.time() - path.stat().st_mtime > self._lease_seconds
+                if path.is_dir() and path.name not in living and untouched:
+                    shutil.rmtree(path, ignore_errors=True)
+                elif path.is_file() and untouched:
+                    path.unlink()

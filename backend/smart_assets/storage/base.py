@@ -7,6 +7,7 @@ iteration, into `storage.errors`. A backend supplies the few primitives behind t
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from abc import ABC, abstractmethod
@@ -362,5 +363,8 @@ class StorageBackend(ABC):
             outcome = translated.code
             translated.storage, translated.key = self.name, key
             raise translated from error
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
         finally:
             observability.STORAGE_SECONDS.labels(self.name, operation, outcome).observe(time.perf_counter() - began)

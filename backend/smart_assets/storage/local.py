@@ -29,7 +29,7 @@ from smart_assets.storage.errors import (
     Unsupported,
 )
 from smart_assets.storage.keys import validate_key
-from smart_assets.storage.threads import Threads
+from smart_assets.threads import Threads
 
 # A web server of the same group may read, others may not.
 FILE_MODE: Final = 0o640

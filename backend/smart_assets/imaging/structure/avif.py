@@ -26,10 +26,11 @@ _FILLED = frozenset({b"idat", b"free", b"skip", b"uuid", b""})
 _ALPHA = frozenset({b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", b"urn:mpeg:hevc:2015:auxid:1"})
 
 # More than any file has; for items and extents, libheif's own limits.
-_MAX_BOXES = 64
+_MAX_BOXES = 32
 _MAX_ITEMS = 1000
 _MAX_EXTENTS = 32
 _MAX_PROPERTIES = 1000
+_MAX_REFERENCES = 4000
 
 
 class Box(NamedTuple):
@@ -99,6 +100,8 @@ class _Meta:
 def _read_meta(reader: Reader, meta_box: Box) -> _Meta:
     meta = _Meta()
     for box in _boxes(reader, meta_box.data + 4, meta_box.end):
+        if box.kind in _META and any(box.kind == other.kind for other in meta.boxes):
+            raise CorruptImage(f"damaged: the AVIF has {box.kind.decode()} twice")
         meta.boxes.append(box)
         _at_most(len(meta.boxes), _MAX_BOXES)
     for box in meta.boxes:
@@ -141,15 +144,17 @@ def _read_kinds(reader: Reader, iinf: Box) -> dict[int, bytes]:
 
 def _read_references(reader: Reader, iref: Box) -> Iterator[tuple[bytes, int, list[int]]]:
     width = 4 if reader.integer(iref.data, 1) else 2
-    for count, box in enumerate(_boxes(reader, iref.data + 4, iref.end)):
-        _at_most(count, _MAX_ITEMS)
+    total = 0
+    for box in _boxes(reader, iref.data + 4, iref.end):
         numbers = _Numbers(reader, box, full=False)
-        source = numbers.take(width)
-        yield box.kind, source, [numbers.take(width) for _ in range(numbers.take(2))]
+        source, count = numbers.take(width), numbers.take(2)
+        total = _at_most(total + count, _MAX_REFERENCES)
+        yield box.kind, source, [numbers.take(width) for _ in range(count)]
 
 
 def _read_properties(reader: Reader, iprp: Box, meta: _Meta) -> None:
-    for box in _boxes(reader, iprp.data, iprp.end):
+    for count, box in enumerate(_boxes(reader, iprp.data, iprp.end), 1):
+        _at_most(count, _MAX_BOXES)
         if box.kind == b"ipco":
             for prop in _boxes(reader, box.data, box.end):
                 meta.properties.append(prop)
@@ -237,10 +242,7 @@ def read_info(reader: Reader, limits: Limits) -> ImageInfo:
         width,
         height,
         orientation=orientation,
-        has_alpha=any(
-            kind == b"auxl" and primary in targets and _is_alpha(reader, meta.properties_of(source))
-            for kind, source, targets in meta.references
-        ),
+        has_alpha=_has_alpha(reader, meta, primary),
         bits=_bits(reader, properties),
     )
 
@@ -306,11 +308,14 @@ def _clean_aperture(reader: Reader, clap: Box) -> tuple[int, int]:
     return (across + across_by // 2) // across_by, (down + down_by // 2) // down_by
 
 
-def _is_alpha(reader: Reader, properties: list[Box]) -> bool:
-    for prop in properties:
-        if prop.kind == b"auxC":
-            return reader.read(prop.data, prop.end - prop.data)[4:].split(b"\x00")[0] in _ALPHA
-    return False
+def _has_alpha(reader: Reader, meta: _Meta, primary: int) -> bool:
+    """Whether another item is the primary's alpha channel."""
+    sources = {source for kind, source, targets in meta.references if kind == b"auxl" and primary in targets}
+    return any(
+        prop.kind == b"auxC" and reader.read(prop.data, prop.end - prop.data)[4:].split(b"\x00")[0] in _ALPHA
+        for source in sources
+        for prop in meta.properties_of(source)
+    )
 
 
 def _bits(reader: Reader, properties: list[Box]) -> int:

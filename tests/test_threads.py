@@ -9,7 +9,8 @@ from contextlib import suppress
 
 import anyio
 import pytest
-from smart_assets.storage.threads import Threads
+
+from smart_assets.threads import Threads
 
 
 @pytest.fixture

@@ -1,0 +1,114 @@
+"""The service in this process, over a folder of its own, called over ASGI."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from smart_assets.main import create_app
+from smart_assets.runtime import Runtime
+from smart_assets.settings import PREFIX, Settings
+from smart_assets.storage.factory import register_backend
+from tests.staging import FaultyStorage
+
+BASE_URL = "http://127.0.0.1:8000"
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running service, and what it left on disk."""
+
+    client: httpx.AsyncClient
+    runtime: Runtime
+    data_dir: Path
+
+    async def upload(self, content: bytes, /, filename: str = "photo.jpg", **query: Any) -> httpx.Response:
+        """One file, as a form."""
+        return await self.client.post("/api/v1/assets", params=query, files={"file": (filename, content)})
+
+    async def uploaded(self, content: bytes, /, **query: Any) -> Any:
+        """The asset of an upload that works."""
+        answer = await self.upload(content, **query)
+        assert answer.status_code == 201, answer.text
+        return answer.json()
+
+    def stored_files(self) -> list[str]:
+        """The keys of what lies in the local storage."""
+        root = self.data_dir / "assets"
+        return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+
+    def temporary_files(self) -> list[Path]:
+        """What lies in the temporary folder."""
+        return [path for path in (self.data_dir / "tmp").rglob("*") if path.is_file()]
+
+    async def rows(self) -> list[tuple[str, str]]:
+        """Id and state of every row, the unsettled ones too."""
+        return await self.runtime.database.read(
+            lambda catalogue: [
+                (row.id, row.state)
+                for row in catalogue._connection.exec_driver_sql("SELECT id, state FROM assets ORDER BY id")
+            ]
+        )
+
+    async def leaves_nothing(self) -> bool:
+        """Whether there is no row, no object and no temporary file."""
+        return not (await self.rows() or self.stored_files() or self.temporary_files())
+
+
+def problem_of(answer: httpx.Response, status: int, code: str) -> Any:
+    """The problem an answer must be, in the one shape."""
+    assert answer.headers["content-type"] == "application/problem+json", answer.text
+    problem = answer.json()
+    assert (answer.status_code, problem["code"]) == (status, code), problem
+    assert problem["request_id"] == answer.headers["x-request-id"]
+    assert {"type", "title", "status", "detail"} <= problem.keys()
+    return problem
+
+
+StartService = Callable[..., AbstractAsyncContextManager[Service]]
+
+
+@pytest.fixture(autouse=True)
+def _settings_come_from_the_test(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import os
+
+    for variable in list(os.environ):
+        if variable.startswith(PREFIX):
+            monkeypatch.delenv(variable)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def start_service(tmp_path: Path) -> StartService:
+    """Starts a service with the settings given; the same folder each time, so a second start is a restart."""
+
+    @asynccontextmanager
+    async def start(*, client_options: dict[str, Any] | None = None, **settings: Any) -> AsyncIterator[Service]:
+        app = create_app(Settings(data_dir=tmp_path / "data", **settings))
+        async with app.router.lifespan_context(app):
+            transport = httpx.ASGITransport(app, client=("127.0.0.1", 50000))
+            options = {"base_url": BASE_URL, "timeout": 60} | (client_options or {})
+            async with httpx.AsyncClient(transport=transport, **options) as client:
+                yield Service(client, app.state.runtime, tmp_path / "data")
+
+    return start
+
+
+@pytest.fixture
+async def service(start_service: StartService) -> AsyncIterator[Service]:
+    """A service with the default settings."""
+    async with start_service() as running:
+        yield running
+
+
+@pytest.fixture
+def faulty() -> Iterator[FaultyStorage]:
+    """A storage `faulty`, over memory, that fails where the test says."""
+    storage = FaultyStorage()
+    undo = register_backend("faulty", lambda _name, _settings: storage)
+    yield storage
+    undo()
