@@ -1,5 +1,6 @@
 """The service in this process, over a folder of its own, called over ASGI."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -53,6 +54,12 @@ class Service:
                 for row in catalogue._connection.exec_driver_sql("SELECT id, state FROM assets ORDER BY id")
             ]
         )
+
+    async def settle(self) -> None:
+        """Let what is abandoned be settled, as the background does it: now, and as far as it can be."""
+        for _ in range(3):
+            await self.runtime.reconciler.pass_once()
+            await asyncio.sleep(0.02)  # the background's own pass may have been faster, and still be at it
 
     async def leaves_nothing(self) -> bool:
         """Whether there is no row, no object and no temporary file."""

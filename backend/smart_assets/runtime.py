@@ -48,6 +48,7 @@ class Runtime:
     uploads: Uploads
     library: Library
     delivery: Delivery
+    reconciler: Reconciler
     threads: Threads
     temporary_dir: Path
 
@@ -88,6 +89,7 @@ async def running(settings: Settings) -> AsyncIterator[Runtime]:
             uploads=Uploads(settings, database, storages, renderer, lease, threads),
             library=Library(database, storages, lease),
             delivery=Delivery(settings, database, storages, UrlSigner.from_settings(settings), threads),
+            reconciler=reconciler,
             threads=threads,
             temporary_dir=temporary_dir,
         )

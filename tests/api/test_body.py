@@ -660,6 +660,7 @@ def test_a_client_that_drips_is_answered_and_leaves_nothing(tmp_path: Path) -> N
             if not served.outcomes:
                 client.sendall(b"x")
                 time.sleep(0.02)
+        assert served.outcomes == [BodyTimeout]
         assert status_of(client) == 408
         assert served.wait_for_outcome() is BodyTimeout
 

@@ -38,7 +38,7 @@ async def test_an_asset_is_got_as_it_was_uploaded(service: Service):
     assert answer.headers["etag"]
 
 
-@pytest.mark.parametrize("asset_id", [NOBODY, "nonsense", "../stats", "1", "%00"])
+@pytest.mark.parametrize("asset_id", [NOBODY, "nonsense", "1", "%00"])
 @pytest.mark.parametrize(
     ("method", "more"), [("GET", ""), ("PATCH", ""), ("DELETE", ""), ("GET", "/content"), ("POST", "/signed-url")]
 )

@@ -204,8 +204,9 @@ async def test_damaged_pixels_show_when_sizes_are_made(service: Service):
     assert await service.leaves_nothing()
 
 
-async def test_metadata_is_stripped_and_what_is_stored_is_described(service: Service):
-    original = images.jpeg(320, 240, metadata=True, orientation=6)
+@pytest.mark.parametrize("film", [b"", bytes(3_000_000)])
+async def test_metadata_is_stripped_and_what_is_stored_is_described(service: Service, film: bytes):
+    original = images.jpeg(1200, 900, metadata=True, orientation=6) + film
     asset = await service.uploaded(original, strip_metadata="true")
     stored = (await fetched(service, asset["url"])).content
     assert asset["sha256"] == hashlib.sha256(stored).hexdigest() != hashlib.sha256(original).hexdigest()

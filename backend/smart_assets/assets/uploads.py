@@ -196,9 +196,10 @@ class Uploads:
             target = source.with_name(f"{source.name}.stripped")
             try:
                 await self._threads.run(lambda: strip_metadata_file(source, target, info))
-                await spool.replace(target)
-            finally:
+            except BaseException:
                 target.unlink(missing_ok=True)
+                raise
+            await spool.replace(target)
 
     async def _keep(
         self, backend: StorageBackend, drafts: list[_Draft], options: UploadOptions

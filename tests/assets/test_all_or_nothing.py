@@ -1,0 +1,227 @@
+"""All of a batch or nothing, whichever call of the storage fails, and however."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from smart_assets.errors import SmartAssetsError
+from smart_assets.storage.errors import StorageError, StorageFull, StorageUnavailable
+from tests import images
+from tests.conftest import Service, problem_of
+from tests.staging import FaultyStorage
+
+HOLIDAY = images.jpeg(320, 240, seed=11)
+SIZES = "200,100,50"
+
+ERRORS: list[tuple[StorageError, int, str]] = [
+    (StorageUnavailable("staged"), 503, "storage_unavailable"),
+    (StorageFull("staged"), 507, "storage_full"),
+    (StorageError("staged"), 502, "storage_error"),
+]
+
+
+async def nothing_is_left(service: Service, storage: FaultyStorage) -> bool:
+    return await service.leaves_nothing() and await storage.keys() == set()
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before the bytes landed", "after the bytes landed"])
+@pytest.mark.parametrize("position", [1, 2, 3, 4])
+@pytest.mark.parametrize(("error", "status", "code"), ERRORS, ids=[code for *_, code in ERRORS])
+async def test_one_failed_write_fails_all_and_nothing_stays(
+    service: Service, faulty: FaultyStorage, error: StorageError, status: int, code: str, position: int, after: bool
+):
+    faulty.fail("put", at=position, after=after, error=error)
+    answer = await service.upload(HOLIDAY, storage="faulty", sizes=SIZES)
+    problem_of(answer, status, code)
+    assert await nothing_is_left(service, faulty)
+
+
+@pytest.mark.parametrize("position", range(1, 7))
+async def test_a_batch_fails_whole_wherever_it_fails(service: Service, faulty: FaultyStorage, position: int):
+    faulty.fail("put", at=position)
+    files = [("files", (f"{number}.jpg", HOLIDAY)) for number in range(3)]
+    answer = await service.client.post("/api/v1/assets/batch?storage=faulty&sizes=50", files=files)
+    problem_of(answer, 503, "storage_unavailable")
+    assert await nothing_is_left(service, faulty)
+
+
+@pytest.mark.parametrize("position", [1, 2, 3, 4])
+async def test_a_clean_up_that_fails_is_owed_until_it_works(service: Service, faulty: FaultyStorage, position: int):
+    faulty.fail("put", at=4, error=StorageFull("staged"))
+    faulty.fail("delete", at=position)
+    problem_of(await service.upload(HOLIDAY, storage="faulty", sizes=SIZES), 507, "storage_full")
+    rows = await service.rows()
+    assert [state for _, state in rows] == ["deleting"]
+    assert (await service.client.get("/api/v1/assets")).json()["items"] == []
+    assert (await service.client.get("/api/v1/stats")).json()["deletions_owed"] == 1
+    faulty.relent()
+    await service.settle()
+    assert await nothing_is_left(service, faulty)
+
+
+async def test_a_write_that_is_cut_short_is_noticed(service: Service, faulty: FaultyStorage):
+    faulty.shorten(at=2)
+    problem_of(await service.upload(HOLIDAY, storage="faulty", sizes=SIZES), 502, "storage_error")
+    assert await nothing_is_left(service, faulty)
+
+
+@pytest.mark.parametrize("position", [2, 3, 4])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+async def test_without_atomic_what_worked_is_kept(service: Service, faulty: FaultyStorage, position: int, after: bool):
+    faulty.fail("put", at=position, after=after)
+    answer = await service.upload(HOLIDAY, storage="faulty", sizes=SIZES, atomic="false")
+    if answer.status_code == 503:  # the original was the one that failed
+        assert await nothing_is_left(service, faulty)
+        return
+    assert answer.status_code == 201
+    asset = answer.json()
+    assert len(asset["variants"]) == 2
+    (failed,) = asset["failed"]
+    assert failed["code"] == "storage_unavailable"
+    assert {failed["size"]} | {variant["size"] for variant in asset["variants"]} == set(SIZES.split(","))
+    assert len(await faulty.keys()) == 3
+    faulty.relent()
+    assert (await service.client.delete(f"/api/v1/assets/{asset['id']}")).status_code == 204
+    assert await nothing_is_left(service, faulty)
+
+
+async def test_a_size_whose_remains_cannot_be_removed_goes_with_its_asset(service: Service, faulty: FaultyStorage):
+    for position in (2, 3, 4):
+        faulty.fail("put", at=position, after=True)
+    faulty.fail("delete")
+    answer = await service.upload(HOLIDAY, storage="faulty", sizes=SIZES, atomic="false")
+    if answer.status_code == 201:
+        assert answer.json()["variants"] == []
+        faulty.relent()
+        await service.client.delete(f"/api/v1/assets/{answer.json()['id']}")
+    faulty.relent()
+    await service.settle()
+    assert await nothing_is_left(service, faulty)
+
+
+async def test_a_failed_file_of_a_batch_without_atomic_leaves_nothing_of_itself(
+    service: Service, faulty: FaultyStorage
+):
+    faulty.fail("put", at=2, error=StorageFull("staged"))
+    files = [("files", (f"{number}.jpg", HOLIDAY)) for number in range(3)]
+    answer = await service.client.post("/api/v1/assets/batch?storage=faulty&atomic=false", files=files)
+    found = answer.json()
+    assert (len(found["assets"]), [failed["code"] for failed in found["failed"]]) == (2, ["storage_full"])
+    assert len(await faulty.keys()) == 2
+    assert [state for _, state in await service.rows()] == ["ready", "ready"]
+
+
+async def test_an_upload_that_is_cancelled_leaves_nothing(service: Service, faulty: FaultyStorage):
+    hang = faulty.hang("put", at=3)
+    task = asyncio.create_task(service.upload(HOLIDAY, storage="faulty", sizes=SIZES))
+    await hang.reached.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    for _ in range(100):
+        if await nothing_is_left(service, faulty):
+            break
+        await asyncio.sleep(0.02)
+    assert await nothing_is_left(service, faulty)
+
+
+async def test_while_an_upload_runs_nobody_sees_it(service: Service, faulty: FaultyStorage):
+    hang = faulty.hang("put", at=3)
+    task = asyncio.create_task(service.upload(HOLIDAY, storage="faulty", sizes=SIZES))
+    await hang.reached.wait()
+    assert (await service.client.get("/api/v1/assets")).json()["items"] == []
+    ((asset_id, state),) = await service.rows()
+    assert state == "pending"
+    assert (await service.client.get(f"/api/v1/assets/{asset_id}")).status_code == 404
+    await service.runtime.reconciler.pass_once()  # whose own tasks are left alone
+    hang.release()
+    assert (await task).status_code == 201
+
+
+async def test_a_catalogue_that_fails_at_the_end_leaves_nothing(
+    service: Service, faulty: FaultyStorage, monkeypatch: pytest.MonkeyPatch
+):
+    from smart_assets.catalogue.repository import Repository
+
+    def locked(*_: Any) -> bool:
+        raise SmartAssetsError("staged")
+
+    with monkeypatch.context() as staged:
+        staged.setattr(Repository, "mark_ready", locked)
+        answer = await service.upload(HOLIDAY, storage="faulty", sizes=SIZES)
+    assert answer.status_code == 500
+    assert await nothing_is_left(service, faulty)
+
+
+async def test_an_upload_whose_row_was_taken_by_another_process_undoes_itself(service: Service, faulty: FaultyStorage):
+    hang = faulty.hang("put", at=2)
+    task = asyncio.create_task(service.upload(HOLIDAY, storage="faulty", sizes=SIZES))
+    await hang.reached.wait()
+    await service.runtime.database.write(
+        lambda catalogue: catalogue._connection.exec_driver_sql(
+            "UPDATE assets SET state = 'deleting', lease = 'another'"
+        )
+    )
+    hang.release()
+    problem_of(await task, 503, "busy")
+    assert await faulty.keys() == set()
+
+
+# ── Deleting and changing visibility ────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("position", [1, 2, 3, 4])
+async def test_a_deletion_the_storage_refuses_is_gone_for_callers_and_owed(
+    service: Service, faulty: FaultyStorage, position: int
+):
+    asset = await service.uploaded(HOLIDAY, storage="faulty", sizes=SIZES)
+    url = f"/api/v1/assets/{asset['id']}"
+    faulty.relent()
+    faulty.fail("delete", at=position)
+    # Memory is at hand, so its bytes would still be handed out: the caller hears of it.
+    problem_of(await service.client.delete(url), 503, "storage_unavailable")
+    assert (await service.client.get(url)).status_code == 404
+    faulty.relent()
+    await service.settle()
+    assert await nothing_is_left(service, faulty)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("position", [1, 2, 3])
+async def test_going_public_that_fails_is_undone(service: Service, faulty: FaultyStorage, position: int, after: bool):
+    asset = await service.uploaded(HOLIDAY, storage="faulty", sizes="100,50", visibility="private")
+    url = f"/api/v1/assets/{asset['id']}"
+    faulty.relent()
+    faulty.fail("move", at=position, after=after)
+    answer = await service.client.patch(url, json={"visibility": "public", "filename": "new.jpg"})
+    problem_of(answer, 503, "storage_unavailable")
+    assert all(key.startswith("private/") for key in await faulty.keys())
+    assert (await service.client.get(url)).json() == asset
+    assert (await service.client.get(asset["url"])).content == HOLIDAY
+    faulty.relent()
+    assert (await service.client.patch(url, json={"visibility": "public"})).status_code == 200
+    assert all(key.startswith("public/") for key in await faulty.keys())
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("position", [1, 2, 3])
+async def test_going_private_that_fails_is_finished_later_and_never_shown_as_public(
+    service: Service, faulty: FaultyStorage, position: int, after: bool
+):
+    asset = await service.uploaded(HOLIDAY, storage="faulty", sizes="100,50")
+    url = f"/api/v1/assets/{asset['id']}"
+    faulty.relent()
+    faulty.fail("move", at=position, after=after)
+    problem_of(await service.client.patch(url, json={"visibility": "private"}), 503, "storage_unavailable")
+    assert (await service.client.get(url)).json()["visibility"] == "private"
+    for change in ({"visibility": "public"}, {"filename": "x.jpg"}):
+        problem_of(await service.client.patch(url, json=change), 409, "asset_busy")
+    problem_of(await service.client.delete(url), 409, "asset_busy")
+    faulty.relent()
+    await service.settle()
+    assert all(key.startswith("private/") for key in await faulty.keys())
+    settled = (await service.client.get(url)).json()
+    assert settled["visibility"] == "private"
+    assert (await service.client.get(settled["url"])).content == HOLIDAY
+    assert (await service.client.get(asset["url"])).status_code == 404

@@ -1,0 +1,130 @@
+"""What a process that is gone left half done is finished by one that lives, and nothing else is touched."""
+
+import os
+import time
+
+import pytest
+
+from smart_assets.assets.objects import object_keys
+from smart_assets.catalogue.models import AssetRecord, AssetState
+from smart_assets.catalogue.repository import Repository
+from smart_assets.maintenance.reconcile import LeaseWatch
+from smart_assets.storage.keys import Visibility, with_visibility
+from tests import images
+from tests.catalogue.test_repository import a_record
+from tests.conftest import Service, StartService
+
+HOLIDAY = images.jpeg(64, 48)
+DEAD = "a-process-that-is-gone"
+
+
+async def leave_behind(service: Service, record: AssetRecord, moved: int = 0) -> None:
+    """What a process that dies leaves: bytes, the first `moved` objects at their new place, and a row in its hands."""
+    backend = service.runtime.storages.get("local")
+    for number, key in enumerate(object_keys(record)):
+        target = record.target_visibility if number < moved else record.visibility
+        assert target is not None
+        await backend.upload(with_visibility(key, target), HOLIDAY, content_type="image/jpeg")
+
+    def write(catalogue: Repository) -> None:
+        catalogue.insert_pending([record])
+        catalogue._connection.exec_driver_sql(
+            "UPDATE assets SET state = ?, target_visibility = ?",
+            (record.state.value, record.target_visibility and record.target_visibility.value),
+        )
+
+    await service.runtime.database.write(write)
+
+
+@pytest.mark.parametrize("state", [AssetState.PENDING, AssetState.DELETING])
+async def test_a_dead_upload_or_deletion_goes_without_a_trace(service: Service, state: AssetState):
+    await leave_behind(service, a_record(state=state, lease=DEAD))
+    await service.settle()
+    assert await service.leaves_nothing()
+
+
+@pytest.mark.parametrize("target", Visibility)
+@pytest.mark.parametrize("moved", [0, 1, 2])
+async def test_a_dead_change_of_visibility_ends_private(service: Service, target: Visibility, moved: int):
+    origin = Visibility.PUBLIC if target is Visibility.PRIVATE else Visibility.PRIVATE
+    record = a_record(state=AssetState.MOVING, visibility=origin, target_visibility=target, lease=DEAD)
+    await leave_behind(service, record, moved)
+    await service.settle()
+    assert all(key.startswith("private/") for key in service.stored_files())
+    assert len(service.stored_files()) == 2
+    assert [state for _, state in await service.rows()] == ["ready"]
+
+
+async def test_a_living_process_is_left_alone(service: Service):
+    await service.runtime.database.write(lambda catalogue: catalogue.beat("another", 1))
+    await leave_behind(service, a_record(lease="another"))
+    assert await service.runtime.reconciler.pass_once() == 0
+    assert len(service.stored_files()) == 2
+
+
+async def test_a_ready_asset_is_left_alone(service: Service):
+    await service.uploaded(HOLIDAY)
+    assert await service.runtime.reconciler.pass_once() == 0
+    assert len(service.stored_files()) == 1
+
+
+async def test_an_asset_of_a_storage_that_is_not_there_is_kept_for_later(service: Service):
+    await service.runtime.database.write(
+        lambda catalogue: catalogue.insert_pending([a_record(lease=DEAD, storage="gone")])
+    )
+    await service.settle()
+    assert [state for _, state in await service.rows()] == ["deleting"]
+
+
+async def test_a_restart_finishes_what_the_crash_left(start_service: StartService):
+    async with start_service() as service:
+        await leave_behind(service, a_record(lease=DEAD))
+        left = service.data_dir / "tmp" / DEAD
+        left.mkdir()
+        (left / "upload-x").write_bytes(b"x")
+        (service.data_dir / "tmp" / "put-x").write_bytes(b"x")
+        for path in (left, service.data_dir / "tmp" / "put-x"):
+            os.utime(path, (time.time() - 3600,) * 2)
+    async with start_service() as service:
+        await service.settle()
+        assert await service.leaves_nothing()
+        assert not left.exists()
+
+
+async def test_temporary_files_in_use_are_not_swept(service: Service):
+    young = service.data_dir / "tmp" / "put-young"
+    young.write_bytes(b"x")
+    own = service.runtime.temporary_dir / "upload-own"
+    own.write_bytes(b"x")
+    os.utime(own.parent, (0, 0))
+    await service.runtime.reconciler.pass_once()
+    assert young.exists()
+    assert own.exists()
+    young.unlink()
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_lease_is_dead_when_its_beat_stood_still_long_enough():
+    clock = Clock()
+    watch = LeaseWatch(15, clock)
+    assert watch.living({"a": 1, "b": 7}) == {"a", "b"}
+    clock.now += 14
+    assert watch.living({"a": 2, "b": 7}) == {"a", "b"}
+    clock.now += 1
+    assert watch.living({"a": 2, "b": 7}) == {"a"}
+    clock.now += 14
+    assert watch.living({"a": 2, "b": 8}) == {"b"}, "a beat again: b lives; a's stood still"
+
+
+def test_a_lease_first_seen_has_all_its_time():
+    clock = Clock()
+    watch = LeaseWatch(15, clock)
+    clock.now += 1000
+    assert watch.living({"new": 1}) == {"new"}
