@@ -94,12 +94,11 @@ def start_service(tmp_path: Path) -> StartService:
     """Starts a service with the settings given; the same folder each time, so a second start is a restart."""
 
     @asynccontextmanager
-    async def start(*, client_options: dict[str, Any] | None = None, **settings: Any) -> AsyncIterator[Service]:
+    async def start(**settings: Any) -> AsyncIterator[Service]:
         app = create_app(Settings(data_dir=tmp_path / "data", **settings))
         async with app.router.lifespan_context(app):
             transport = httpx.ASGITransport(app, client=("127.0.0.1", 50000))
-            options = {"base_url": BASE_URL, "timeout": 60} | (client_options or {})
-            async with httpx.AsyncClient(transport=transport, **options) as client:
+            async with httpx.AsyncClient(transport=transport, base_url=BASE_URL, timeout=60) as client:
                 yield Service(client, app.state.runtime, tmp_path / "data")
 
     return start

@@ -1,5 +1,7 @@
 """Settings say in one sentence what is wrong with them."""
 
+from pathlib import Path
+
 import pytest
 
 from smart_assets.errors import ConfigurationError
@@ -7,14 +9,14 @@ from smart_assets.formats import ImageFormat
 from smart_assets.settings import is_loopback, load_settings, misspelt_variables
 
 
-def test_the_defaults_serve_this_machine_only(monkeypatch: pytest.MonkeyPatch, tmp_path):
+def test_the_defaults_serve_this_machine_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     settings = load_settings()
     assert (settings.host, settings.port, settings.default_storage) == ("127.0.0.1", 8000, "local")
     assert settings.open_mode
 
 
-def test_lists_are_separated_by_commas_and_groups_by_two_underscores(monkeypatch: pytest.MonkeyPatch):
+def test_lists_are_separated_by_commas_and_groups_by_two_underscores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ASSETS_POLICY__FORMATS", "jpeg, png")
     monkeypatch.setenv("ASSETS_API_KEYS", "a-key-of-sixteen-characters,another-key-0123456789")
     settings = load_settings(host="0.0.0.0")
@@ -22,14 +24,14 @@ def test_lists_are_separated_by_commas_and_groups_by_two_underscores(monkeypatch
     assert len(settings.api_keys) == 2
 
 
-def test_settings_come_from_a_dotenv_file_too(monkeypatch: pytest.MonkeyPatch, tmp_path):
+def test_settings_come_from_a_dotenv_file_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".env").write_text("ASSETS_PORT=9000\nOTHER=1\n")
     assert load_settings().port == 9000
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com"])
-def test_an_open_service_refuses_to_be_reached_by_others(host: str):
+def test_an_open_service_refuses_to_be_reached_by_others(host: str) -> None:
     with pytest.raises(ConfigurationError, match="ASSETS_API_KEYS"):
         load_settings(host=host)
 
@@ -48,19 +50,19 @@ def test_an_open_service_refuses_to_be_reached_by_others(host: str):
         ("ASSETS_LOG_LEVEL", "loud"),
     ],
 )
-def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, variable: str, value: str):
+def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(ConfigurationError, match=variable):
         load_settings()
 
 
-def test_a_misspelt_variable_is_pointed_out_with_what_was_meant(monkeypatch: pytest.MonkeyPatch):
+def test_a_misspelt_variable_is_pointed_out_with_what_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ASSETS_MAX_UPLOAD_BYTE", "1")
     monkeypatch.setenv("ASSETS_POLICY__MIN_BYTES", "1")
     assert misspelt_variables() == ["ASSETS_MAX_UPLOAD_BYTE is not a setting; did you mean ASSETS_MAX_UPLOAD_BYTES?"]
 
 
-def test_a_secret_never_shows_in_a_representation():
+def test_a_secret_never_shows_in_a_representation() -> None:
     settings = load_settings(api_keys="very-secret-key-0123456789")
     assert "very-secret" not in repr(settings)
 
@@ -80,5 +82,5 @@ def test_a_secret_never_shows_in_a_representation():
         ("", False),
     ],
 )
-def test_loopback_is_recognised(host: str, loopback: bool):
+def test_loopback_is_recognised(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback

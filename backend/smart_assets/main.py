@@ -11,6 +11,7 @@ from starlette.responses import RedirectResponse
 
 from smart_assets.api import documents, problems
 from smart_assets.api.delivery import AssetDelivery
+from smart_assets.api.drain import DrainBeforeRefusal
 from smart_assets.api.edge import Edge
 from smart_assets.api.routers import assets, service
 from smart_assets.runtime import running
@@ -47,4 +48,5 @@ def create_app(settings: Settings) -> FastAPI:
     # The last one added is the outermost.
     app.add_middleware(AssetDelivery)
     app.add_middleware(Edge, settings=settings)
+    app.add_middleware(DrainBeforeRefusal, seconds=settings.body_timeout_seconds)
     return app

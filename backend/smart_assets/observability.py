@@ -84,4 +84,6 @@ def configure_logging(level: str, style: Literal["auto", "console", "json"]) -> 
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # Ours says the same with a request id; the library's would print signatures.
     logging.getLogger("uvicorn.access").disabled = True
+    # What a caller sent is the caller's to hear of.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)

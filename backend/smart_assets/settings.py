@@ -8,11 +8,12 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from smart_assets.errors import ConfigurationError
 from smart_assets.formats import ImageFormat
@@ -181,6 +182,9 @@ def load_settings(**overrides: Any) -> Settings:
         first = error.errors(include_url=False, include_input=False)[0]
         variable = PREFIX + "__".join(str(part) for part in first["loc"] if isinstance(part, str)).upper()
         raise ConfigurationError(f"{variable}: {first['msg']}") from None
+    except SettingsError as error:  # a group, list or object that is no JSON: the field's name is in the message
+        match = re.search(r'"(\w+)"', str(error))
+        raise ConfigurationError(f"{PREFIX}{match[1].upper() if match else '…'}: is not valid JSON") from None
     _check(settings)
     return settings
 

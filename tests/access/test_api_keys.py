@@ -15,7 +15,7 @@ def keys() -> ApiKeys:
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_any_of_the_keys_opens(key: str):
+def test_any_of_the_keys_opens(key: str) -> None:
     assert keys().authenticate(f"Bearer {key}").owner == DEFAULT_OWNER
     assert keys().authenticate(f"bearer {key}").owner == DEFAULT_OWNER
 
@@ -23,10 +23,10 @@ def test_any_of_the_keys_opens(key: str):
 @pytest.mark.parametrize(
     "header", [None, "", "Bearer", "Bearer ", "Bearer wrong", f"Basic {KEYS[0]}", KEYS[0], f"Bearer {KEYS[0]}x"]
 )
-def test_anything_else_does_not(header: str | None):
+def test_anything_else_does_not(header: str | None) -> None:
     with pytest.raises(Unauthorized):
         keys().authenticate(header)
 
 
-def test_without_keys_everybody_is_the_default_owner():
+def test_without_keys_everybody_is_the_default_owner() -> None:
     assert ApiKeys(Settings()).authenticate(None).owner == DEFAULT_OWNER

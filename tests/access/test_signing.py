@@ -30,7 +30,7 @@ def query_of(signer: UrlSigner, key: str = KEY, seconds: int = 3600) -> dict[str
     return dict(parse_qsl(signer.sign(key, seconds).query))
 
 
-def test_a_signature_is_good_until_it_expires_and_not_after():
+def test_a_signature_is_good_until_it_expires_and_not_after() -> None:
     clock = Clock()
     signer = UrlSigner([NEW], clock)
     signature = signer.sign(KEY, 60)
@@ -43,19 +43,19 @@ def test_a_signature_is_good_until_it_expires_and_not_after():
         signer.verify(KEY, query)
 
 
-def test_without_a_signature_one_is_required():
+def test_without_a_signature_one_is_required() -> None:
     with pytest.raises(SignatureRequired):
         UrlSigner([NEW]).verify(KEY, {"exp": "99999999999", "kid": "x"})
 
 
-def test_a_signature_is_good_for_its_own_object_only():
+def test_a_signature_is_good_for_its_own_object_only() -> None:
     signer = UrlSigner([NEW])
     with pytest.raises(SignatureInvalid):
         signer.verify(KEY.replace("original", "800"), query_of(signer))
 
 
 @pytest.mark.parametrize("name", ["exp", "kid", "sig"])
-def test_no_part_of_the_query_can_be_changed(name: str):
+def test_no_part_of_the_query_can_be_changed(name: str) -> None:
     signer = UrlSigner([NEW, OLD])
     query = query_of(signer)
     for changed in (query[name] + "0", "1" + query[name], query[name][:-1], "é", "\ud800"):
@@ -63,7 +63,7 @@ def test_no_part_of_the_query_can_be_changed(name: str):
             signer.verify(KEY, query | {name: changed})
 
 
-def test_the_same_expiry_written_differently_is_refused():
+def test_the_same_expiry_written_differently_is_refused() -> None:
     signer = UrlSigner([NEW])
     query = query_of(signer)
     for spelling in (f"+{query['exp']}", f" {query['exp']}", f"{query['exp']}.0", f"0{query['exp']}"):
@@ -71,7 +71,7 @@ def test_the_same_expiry_written_differently_is_refused():
             signer.verify(KEY, query | {"exp": spelling})
 
 
-def test_keys_are_exchanged_without_breaking_links():
+def test_keys_are_exchanged_without_breaking_links() -> None:
     before, during, after = UrlSigner([OLD]), UrlSigner([NEW, OLD]), UrlSigner([NEW])
     old_link = query_of(before)
     assert during.verify(KEY, old_link) > 0
@@ -80,7 +80,7 @@ def test_keys_are_exchanged_without_breaking_links():
         after.verify(KEY, old_link)
 
 
-def test_calls_within_a_window_get_the_same_string():
+def test_calls_within_a_window_get_the_same_string() -> None:
     clock = Clock(now=1_763_632_800)  # the start of an hour
     signer = UrlSigner([NEW], clock)
     first = signer.sign(KEY, 86_400).query
@@ -91,24 +91,24 @@ def test_calls_within_a_window_get_the_same_string():
 
 
 @given(now=st.floats(0, 4e9), seconds=st.integers(1, 604_800))
-def test_expiry_is_never_later_than_asked_and_at_most_a_tenth_or_an_hour_earlier(now: float, seconds: int):
+def test_expiry_is_never_later_than_asked_and_at_most_a_tenth_or_an_hour_earlier(now: float, seconds: int) -> None:
     early = now + seconds - expiry_window(now, seconds) / 1000
     assert -1e-3 < early <= min(seconds / 10, 3600) + 1e-3
 
 
 @given(now=st.integers(10**9, 4 * 10**9).map(lambda ms: ms / 1.0), seconds=st.integers(1, 604_800))
-def test_every_signature_made_verifies(now: float, seconds: int):
+def test_every_signature_made_verifies(now: float, seconds: int) -> None:
     signer = UrlSigner([NEW], Clock(now))
     assert 0 < signer.verify(KEY, query_of(signer, seconds=seconds)) <= seconds
 
 
 @given(st.dictionaries(st.sampled_from(["exp", "kid", "sig", "x"]), st.text(max_size=60)))
-def test_any_other_query_is_a_signature_error(query: dict[str, str]):
+def test_any_other_query_is_a_signature_error(query: dict[str, str]) -> None:
     with pytest.raises((SignatureRequired, SignatureInvalid)):
         UrlSigner([NEW]).verify(KEY, query)
 
 
-def test_the_kept_key_is_made_once_by_any_number_of_processes(tmp_path: Path):
+def test_the_kept_key_is_made_once_by_any_number_of_processes(tmp_path: Path) -> None:
     with ThreadPoolExecutor(16) as threads:
         keys = set(threads.map(lambda _: kept_signing_key(tmp_path), range(64)))
     assert len(keys) == 1
@@ -117,7 +117,7 @@ def test_the_kept_key_is_made_once_by_any_number_of_processes(tmp_path: Path):
 
 
 @pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 64])
-def test_a_damaged_key_is_said_and_not_replaced(tmp_path: Path, content: bytes):
+def test_a_damaged_key_is_said_and_not_replaced(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "signing.key").write_bytes(content)
     with pytest.raises(ConfigurationError):
         kept_signing_key(tmp_path)

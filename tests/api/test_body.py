@@ -31,6 +31,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from smart_assets.api.body import BodyLimits, IncomingBody, read_body
+from smart_assets.api.drain import DrainBeforeRefusal
 from smart_assets.assets.spool import Spool
 from smart_assets.errors import (
     BodyTimeout,
@@ -480,16 +481,22 @@ async def test_a_refused_file_is_gone_while_the_rest_of_its_body_is_still_coming
             seen.append(len(files_in(tmp_path)))
             yield bytes(MiB)
 
-    limits = BodyLimits(3 * MiB, 1, tmp_path, timeout_seconds=10)
-    with pytest.raises(BodyTooLarge):
-        async with read_body(request_of(chunks(), "image/png", connection="close"), limits, batch=False):
-            pass
+    statuses = []
+
+    async def send(message: dict[str, Any]) -> None:
+        statuses.append(message.get("status"))
+
+    async def refuse(scope: Any, receive: Any, send: Any) -> None:
+        limits = BodyLimits(3 * MiB, 1, tmp_path, timeout_seconds=10)
+        with pytest.raises(BodyTooLarge):
+            async with read_body(Request(scope, receive), limits, batch=False):
+                pass
+        await send({"type": "http.response.start", "status": 413})
+
+    request = request_of(chunks(), "image/png", connection="close")
+    await DrainBeforeRefusal(refuse, 10)(request.scope, request.receive, send)  # type: ignore[arg-type]
+    assert statuses == [413]
     assert seen == [0, 0, 1, 1, 0, 0]
-
-
-async def test_a_refusal_at_the_very_end_of_a_body_waits_for_nothing_more() -> None:
-    with pytest.raises(InvalidParameter):
-        await read([form()], FORM, connection="close")
 
 
 SIZE = 50 * MiB
@@ -559,7 +566,7 @@ class Served:
                 self.outcomes.append(type(error))
                 return JSONResponse({"code": error.code}, STATUS.get(error.code, 422))
 
-        app = Starlette(routes=[Route("/", upload, methods=["POST"])])
+        app = DrainBeforeRefusal(Starlette(routes=[Route("/", upload, methods=["POST"])]), 10)
         config = uvicorn.Config(app, port=0, http=http_implementation, lifespan="off", log_level="error")
         self.server = uvicorn.Server(config)
 

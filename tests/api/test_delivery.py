@@ -34,7 +34,7 @@ async def private(service: Service, request: pytest.FixtureRequest) -> Any:
     return await service.uploaded(HOLIDAY, storage=request.param, visibility="private", sizes="64")
 
 
-async def test_a_public_asset_is_for_everybody_and_safe_to_show(service: Service, public: Any):
+async def test_a_public_asset_is_for_everybody_and_safe_to_show(service: Service, public: Any) -> None:
     answer = await get(service, public["url"])
     assert answer.status_code == 200
     assert answer.content == HOLIDAY
@@ -52,13 +52,13 @@ async def test_a_public_asset_is_for_everybody_and_safe_to_show(service: Service
     ).replace(tzinfo=UTC)
 
 
-async def test_how_long_caches_may_keep_public_assets_is_a_setting(start_service: StartService):
+async def test_how_long_caches_may_keep_public_assets_is_a_setting(start_service: StartService) -> None:
     async with start_service(public_cache_seconds=60) as service:
         asset = await service.uploaded(HOLIDAY)
         assert (await get(service, asset["url"])).headers["cache-control"] == "public, max-age=60"
 
 
-async def test_head_is_get_without_the_bytes(service: Service, public: Any):
+async def test_head_is_get_without_the_bytes(service: Service, public: Any) -> None:
     whole, head = await get(service, public["url"]), await service.client.head(public["url"])
     assert head.status_code == 200
     assert head.content == b""
@@ -68,7 +68,7 @@ async def test_head_is_get_without_the_bytes(service: Service, public: Any):
     }
 
 
-async def test_a_copy_that_is_still_good_is_not_sent_again(service: Service, public: Any):
+async def test_a_copy_that_is_still_good_is_not_sent_again(service: Service, public: Any) -> None:
     first = await get(service, public["url"])
     for headers in (
         {"If_None_Match": first.headers["etag"]},
@@ -104,7 +104,7 @@ SIZE = len(HOLIDAY)
         (f"bytes=5-{SIZE * 2}", 5, SIZE),
     ],
 )
-async def test_a_range_is_sent_alone(service: Service, public: Any, wanted: str, start: int, end: int):
+async def test_a_range_is_sent_alone(service: Service, public: Any, wanted: str, start: int, end: int) -> None:
     answer = await get(service, public["url"], Range=wanted)
     assert answer.status_code == 206
     assert answer.content == HOLIDAY[start:end]
@@ -113,19 +113,19 @@ async def test_a_range_is_sent_alone(service: Service, public: Any, wanted: str,
 
 
 @pytest.mark.parametrize("wanted", ["bytes=5-4", "bytes=-", "bytes=a-b", "lines=0-1", "bytes=0-0,2-3", "bytes 0-1"])
-async def test_what_is_no_single_range_gets_everything(service: Service, public: Any, wanted: str):
+async def test_what_is_no_single_range_gets_everything(service: Service, public: Any, wanted: str) -> None:
     answer = await get(service, public["url"], Range=wanted)
     assert (answer.status_code, answer.content) == (200, HOLIDAY)
 
 
 @pytest.mark.parametrize("wanted", [f"bytes={SIZE}-", "bytes=-0", f"bytes={SIZE + 5}-{SIZE + 9}"])
-async def test_a_range_outside_is_refused(service: Service, public: Any, wanted: str):
+async def test_a_range_outside_is_refused(service: Service, public: Any, wanted: str) -> None:
     answer = await get(service, public["url"], Range=wanted)
     problem_of(answer, 416, "range_not_satisfiable")
     assert answer.headers["content-range"] == f"bytes */{SIZE}"
 
 
-async def test_a_range_of_an_older_copy_gets_everything(service: Service, public: Any):
+async def test_a_range_of_an_older_copy_gets_everything(service: Service, public: Any) -> None:
     first = await get(service, public["url"])
     for condition, status in (
         (first.headers["etag"], 206),
@@ -136,7 +136,7 @@ async def test_a_range_of_an_older_copy_gets_everything(service: Service, public
         assert (await get(service, public["url"], Range="bytes=0-9", If_Range=condition)).status_code == status
 
 
-async def test_a_private_asset_needs_its_signature(service: Service, private: Any):
+async def test_a_private_asset_needs_its_signature(service: Service, private: Any) -> None:
     signed = private["url"]
     answer = await get(service, signed)
     assert (answer.status_code, answer.content) == (200, HOLIDAY)
@@ -153,11 +153,11 @@ async def test_a_private_asset_needs_its_signature(service: Service, private: An
     problem_of(await get(service, path_of(variant) + "?" + urlsplit(signed).query), 403, "signature_invalid")
 
 
-async def test_other_parameters_beside_a_signature_are_ignored(service: Service, private: Any):
+async def test_other_parameters_beside_a_signature_are_ignored(service: Service, private: Any) -> None:
     assert (await get(service, private["url"] + "&utm_source=mail&x=1")).status_code == 200
 
 
-async def test_a_signed_url_stops_working(service: Service, private: Any):
+async def test_a_signed_url_stops_working(service: Service, private: Any) -> None:
     answer = await service.client.post(f"/api/v1/assets/{private['id']}/signed-url", json={"expiry_seconds": 1})
     signed = answer.json()
     assert (await get(service, signed["url"])).status_code == 200
@@ -165,7 +165,7 @@ async def test_a_signed_url_stops_working(service: Service, private: Any):
     problem_of(await get(service, signed["url"]), 403, "signature_expired")
 
 
-async def test_no_path_leads_anywhere_else(service: Service, public: Any, private: Any):
+async def test_no_path_leads_anywhere_else(service: Service, public: Any, private: Any) -> None:
     key = path_of(public["url"]).removeprefix("/assets/")
     secret = path_of(private["url"]).removeprefix("/assets/private/")
     for path in (
@@ -192,20 +192,20 @@ async def test_no_path_leads_anywhere_else(service: Service, public: Any, privat
         assert answer.headers["content-type"] == "application/problem+json"
 
 
-async def test_assets_can_only_be_fetched(service: Service, public: Any):
+async def test_assets_can_only_be_fetched(service: Service, public: Any) -> None:
     for method in ("POST", "PUT", "DELETE", "PATCH"):
         answer = await service.client.request(method, public["url"])
         problem_of(answer, 405, "method_not_allowed")
         assert answer.headers["allow"] == "GET, HEAD"
 
 
-async def test_a_deleted_asset_is_gone_from_delivery(service: Service, public: Any):
+async def test_a_deleted_asset_is_gone_from_delivery(service: Service, public: Any) -> None:
     await service.client.delete(f"/api/v1/assets/{public['id']}")
     for url in (public["url"], public["variants"][0]["url"]):
         problem_of(await get(service, url), 404, "asset_not_found")
 
 
-async def test_an_image_larger_than_one_piece_arrives_whole(service: Service):
+async def test_an_image_larger_than_one_piece_arrives_whole(service: Service) -> None:
     large = images.with_film(HOLIDAY) + bytes(3_000_000)
     asset = await service.uploaded(large)
     assert (await get(service, asset["url"])).content == large
@@ -213,7 +213,7 @@ async def test_an_image_larger_than_one_piece_arrives_whole(service: Service):
     assert part.content == large[1000:2500001]
 
 
-async def test_a_storage_that_can_only_be_read_is_streamed(service: Service, faulty: FaultyStorage):
+async def test_a_storage_that_can_only_be_read_is_streamed(service: Service, faulty: FaultyStorage) -> None:
     faulty.capabilities = type(faulty.capabilities)()
     asset = await service.uploaded(HOLIDAY, storage="faulty", visibility="private", sizes="64")
     answer = await get(service, asset["url"])
@@ -224,7 +224,7 @@ async def test_a_storage_that_can_only_be_read_is_streamed(service: Service, fau
     problem_of(await get(service, asset["url"]), 503, "storage_unavailable")
 
 
-async def test_a_backend_registered_by_name_serves_the_whole_api(start_service: StartService):
+async def test_a_backend_registered_by_name_serves_the_whole_api(start_service: StartService) -> None:
     """One more backend is one class and one line: nothing else knows of it."""
     toy = FaultyStorage("toy")
     undo = register_backend("toy", lambda _name, _settings: toy)

@@ -7,30 +7,31 @@ from pydantic import SecretStr
 
 from tests import images
 from tests.conftest import Service, StartService, problem_of
+from tests.staging import FaultyStorage
 
 KEY = "a-key-of-more-than-sixteen-characters"
 HOLIDAY = images.jpeg(64, 48)
 
 
-async def test_a_request_keeps_its_own_id_where_it_is_sane(service: Service):
+async def test_a_request_keeps_its_own_id_where_it_is_sane(service: Service) -> None:
     answer = await service.client.get("/health/live", headers={"X-Request-ID": "my-id_1.2"})
     assert answer.headers["x-request-id"] == "my-id_1.2"
 
 
 @pytest.mark.parametrize("given", ["", "a b", "x" * 65, "<script>", "é", "../../x"])
-async def test_any_other_id_is_replaced(service: Service, given: str):
-    answer = await service.client.get("/health/live", headers={"X-Request-ID": given.encode()})
+async def test_any_other_id_is_replaced(service: Service, given: str) -> None:
+    answer = await service.client.get("/health/live", headers=[(b"X-Request-ID", given.encode())])
     assert answer.headers["x-request-id"] not in {given, ""}
 
 
-async def test_unknown_routes_and_methods_are_problems(service: Service):
+async def test_unknown_routes_and_methods_are_problems(service: Service) -> None:
     problem_of(await service.client.get("/api/v1/nothing"), 404, "route_not_found")
     answer = await service.client.put("/api/v1/assets")
     problem_of(answer, 405, "method_not_allowed")
     assert answer.headers["allow"]
 
 
-async def test_a_bug_of_ours_is_a_problem_that_tells_nothing(service: Service, monkeypatch: pytest.MonkeyPatch):
+async def test_a_bug_of_ours_is_a_problem_that_tells_nothing(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     async def broken(*_: object) -> None:
         raise RuntimeError("/secret/path")
 
@@ -44,14 +45,14 @@ async def test_a_bug_of_ours_is_a_problem_that_tells_nothing(service: Service, m
 
 
 @pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1", "[::1]:8000", "LOCALHOST"])
-async def test_open_mode_answers_this_machine(service: Service, host: str):
+async def test_open_mode_answers_this_machine(service: Service, host: str) -> None:
     assert (await service.client.get("/api/v1/assets", headers={"Host": host})).status_code == 200
 
 
 @pytest.mark.parametrize(
     "host", ["example.com", "192.0.2.1:8000", "localhost.example.com", "127.0.0.1.example.com", "", "[::2]"]
 )
-async def test_open_mode_answers_no_other_host(service: Service, host: str):
+async def test_open_mode_answers_no_other_host(service: Service, host: str) -> None:
     for path in ("/api/v1/assets", "/health/live", "/assets/public/x", "/docs"):
         problem_of(await service.client.get(path, headers={"Host": host}), 403, "forbidden")
 
@@ -67,14 +68,14 @@ async def test_open_mode_answers_no_other_host(service: Service, host: str):
         {"Origin": "http://127.0.0.1:8000", "Sec-Fetch-Site": "cross-site"},
     ],
 )
-async def test_open_mode_takes_nothing_from_other_sites(service: Service, headers: dict[str, str]):
+async def test_open_mode_takes_nothing_from_other_sites(service: Service, headers: dict[str, str]) -> None:
     answer = await service.client.post("/api/v1/assets", files={"file": ("a.jpg", HOLIDAY)}, headers=headers)
     problem_of(answer, 403, "forbidden")
     assert await service.leaves_nothing()
     assert (await service.client.get("/api/v1/assets", headers=headers)).status_code == 200
 
 
-async def test_open_mode_takes_from_its_own_pages(service: Service):
+async def test_open_mode_takes_from_its_own_pages(service: Service) -> None:
     headers = {"Origin": "http://127.0.0.1:8000", "Sec-Fetch-Site": "same-origin"}
     answer = await service.client.post("/api/v1/assets", files={"file": ("a.jpg", HOLIDAY)}, headers=headers)
     assert answer.status_code == 201
@@ -83,18 +84,18 @@ async def test_open_mode_takes_from_its_own_pages(service: Service):
 # ── Keys ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_with_keys_the_api_wants_one_and_assets_do_not(start_service: StartService):
+async def test_with_keys_the_api_wants_one_and_assets_do_not(start_service: StartService) -> None:
     async with start_service(api_keys=(SecretStr(KEY),)) as service:
-        upload = {"files": {"file": ("a.jpg", HOLIDAY)}}
+        files = {"file": ("a.jpg", HOLIDAY)}
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {KEY}"}):
-            answer = await service.client.post("/api/v1/assets", headers=headers, **upload)
+            answer = await service.client.post("/api/v1/assets", headers=headers, files=files)
             problem_of(answer, 401, "unauthorized")
             assert answer.headers["www-authenticate"] == "Bearer"
         for path in ("/api/v1/assets", "/api/v1/storages"):
             problem_of(await service.client.get(path), 401, "unauthorized")
         # Keys are not sent by a browser on its own, so other hosts and sites are welcome.
         headers = {"Authorization": f"Bearer {KEY}", "Host": "assets.example.com", "Origin": "https://shop.example"}
-        answer = await service.client.post("/api/v1/assets", headers=headers, **upload)
+        answer = await service.client.post("/api/v1/assets", headers=headers, files=files)
         assert answer.status_code == 201
         assert answer.json()["url"].startswith("http://assets.example.com/assets/public/")
         assert (await service.client.get(answer.json()["url"])).status_code == 200
@@ -102,12 +103,12 @@ async def test_with_keys_the_api_wants_one_and_assets_do_not(start_service: Star
             assert (await service.client.get(path)).status_code == 200
 
 
-async def test_a_wrong_key_is_said_before_a_wrong_parameter(start_service: StartService):
+async def test_a_wrong_key_is_said_before_a_wrong_parameter(start_service: StartService) -> None:
     async with start_service(api_keys=(SecretStr(KEY),)) as service:
         problem_of(await service.client.get("/api/v1/assets?limit=0"), 401, "unauthorized")
 
 
-async def test_statistics_and_metrics_are_for_the_operator(start_service: StartService):
+async def test_statistics_and_metrics_are_for_the_operator(start_service: StartService) -> None:
     async with start_service(api_keys=(SecretStr(KEY),)) as service:
         for path in ("/metrics", "/api/v1/stats"):
             assert (await service.client.get(path)).status_code == 200
@@ -117,7 +118,7 @@ async def test_statistics_and_metrics_are_for_the_operator(start_service: StartS
             assert (await service.client.get(path, headers=with_a_key)).status_code == 200
 
 
-async def test_addresses_are_those_of_the_public_url(start_service: StartService):
+async def test_addresses_are_those_of_the_public_url(start_service: StartService) -> None:
     async with start_service(public_url="https://assets.example.com/") as service:
         asset = await service.uploaded(HOLIDAY)
         assert asset["url"].startswith("https://assets.example.com/assets/public/")
@@ -126,19 +127,19 @@ async def test_addresses_are_those_of_the_public_url(start_service: StartService
 # ── Health and metrics ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_the_service_says_that_it_lives_and_is_ready(service: Service):
+async def test_the_service_says_that_it_lives_and_is_ready(service: Service) -> None:
     assert (await service.client.get("/health/live")).json() == {"status": "ok"}
     assert (await service.client.get("/health/ready")).json() == {"status": "ok"}
 
 
-async def test_a_service_whose_storage_is_gone_is_not_ready(start_service: StartService, faulty):
+async def test_a_service_whose_storage_is_gone_is_not_ready(start_service: StartService, faulty: FaultyStorage) -> None:
     async with start_service(default_storage="faulty") as service:
         faulty.fail("check")
         problem_of(await service.client.get("/health/ready"), 503, "storage_unavailable")
         assert (await service.client.get("/health/live")).status_code == 200
 
 
-async def test_metrics_count_by_route_and_not_by_address(service: Service):
+async def test_metrics_count_by_route_and_not_by_address(service: Service) -> None:
     asset = await service.uploaded(HOLIDAY)
     await service.client.get(asset["url"])
     await service.client.get(f"/api/v1/assets/{asset['id']}")
@@ -150,7 +151,7 @@ async def test_metrics_count_by_route_and_not_by_address(service: Service):
     assert asset["id"] not in text
 
 
-async def test_the_log_names_requests_and_never_a_signature(service: Service, caplog: pytest.LogCaptureFixture):
+async def test_the_log_names_requests_and_never_a_signature(service: Service, caplog: pytest.LogCaptureFixture) -> None:
     asset = await service.uploaded(HOLIDAY, visibility="private")
     with caplog.at_level(logging.INFO):
         await service.client.get(asset["url"], headers={"X-Request-ID": "wanted"})

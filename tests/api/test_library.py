@@ -31,7 +31,7 @@ async def patch(service: Service, asset: Any, change: Any, **headers: str) -> ht
     )
 
 
-async def test_an_asset_is_got_as_it_was_uploaded(service: Service):
+async def test_an_asset_is_got_as_it_was_uploaded(service: Service) -> None:
     asset = await service.uploaded(HOLIDAY, sizes="64", tags="a")
     answer = await service.client.get(api(asset))
     assert answer.json() == asset
@@ -42,13 +42,13 @@ async def test_an_asset_is_got_as_it_was_uploaded(service: Service):
 @pytest.mark.parametrize(
     ("method", "more"), [("GET", ""), ("PATCH", ""), ("DELETE", ""), ("GET", "/content"), ("POST", "/signed-url")]
 )
-async def test_what_is_not_there_is_not_found(service: Service, asset_id: str, method: str, more: str):
+async def test_what_is_not_there_is_not_found(service: Service, asset_id: str, method: str, more: str) -> None:
     answer = await service.client.request(method, f"/api/v1/assets/{asset_id}{more}", json={})
     assert answer.status_code in {404, 405}
     assert answer.json()["code"] in {"asset_not_found", "route_not_found", "method_not_allowed"}
 
 
-async def test_the_list_is_newest_first_and_filtered(service: Service):
+async def test_the_list_is_newest_first_and_filtered(service: Service) -> None:
     first = await service.uploaded(HOLIDAY, filename="Straße.jpg", tags="x,y")
     second = await service.uploaded(HOLIDAY, visibility="private", storage="memory", tags="y")
     assert await listed(service) == [second["id"], first["id"]]
@@ -62,7 +62,7 @@ async def test_the_list_is_newest_first_and_filtered(service: Service):
     assert await listed(service, storage="local", visibility="private") == []
 
 
-async def test_pages_are_followed_by_cursor(service: Service):
+async def test_pages_are_followed_by_cursor(service: Service) -> None:
     ids = [(await service.uploaded(HOLIDAY))["id"] for _ in range(5)]
     seen, cursor = [], None
     while True:
@@ -89,12 +89,12 @@ async def test_pages_are_followed_by_cursor(service: Service):
         {"x": 1},
     ],
 )
-async def test_a_wrong_filter_is_named(service: Service, query: dict[str, Any]):
+async def test_a_wrong_filter_is_named(service: Service, query: dict[str, Any]) -> None:
     problem = problem_of(await service.client.get("/api/v1/assets", params=query), 422, "invalid_parameter")
     assert problem["errors"][0]["loc"] == ["query", next(iter(query))]
 
 
-async def test_what_may_be_changed_is_changed_and_the_rest_stays(service: Service):
+async def test_what_may_be_changed_is_changed_and_the_rest_stays(service: Service) -> None:
     asset = await service.uploaded(HOLIDAY, tags="old")
     change = {"filename": "new.jpg", "tags": ["b", "a", "b"], "expires_at": "2090-01-01T00:00:00Z"}
     answer = await patch(service, asset, change)
@@ -109,7 +109,7 @@ async def test_what_may_be_changed_is_changed_and_the_rest_stays(service: Servic
     assert (await patch(service, asset, {"expires_at": None})).json()["expires_at"] is None
 
 
-async def test_metadata_is_merged(service: Service):
+async def test_metadata_is_merged(service: Service) -> None:
     asset = await service.uploaded(HOLIDAY)
     await patch(service, asset, {"metadata": {"a": 1, "b": {"c": 2, "d": 3}}})
     answer = await patch(service, asset, {"metadata": {"a": None, "b": {"c": [4]}}})
@@ -133,25 +133,25 @@ async def test_metadata_is_merged(service: Service):
         {"id": NOBODY},
     ],
 )
-async def test_a_wrong_change_changes_nothing(service: Service, change: Any):
+async def test_a_wrong_change_changes_nothing(service: Service, change: Any) -> None:
     asset = await service.uploaded(HOLIDAY)
     problem_of(await patch(service, asset, change), 422, "invalid_parameter")
     assert (await service.client.get(api(asset))).json() == asset
 
 
-async def test_a_body_that_is_no_json_is_malformed(service: Service):
+async def test_a_body_that_is_no_json_is_malformed(service: Service) -> None:
     asset = await service.uploaded(HOLIDAY)
     answer = await service.client.patch(api(asset), content=b"{", headers={"Content-Type": "application/json"})
     problem_of(answer, 400, "malformed_body")
 
 
-async def test_a_body_that_is_too_large_is_refused(service: Service):
+async def test_a_body_that_is_too_large_is_refused(service: Service) -> None:
     asset = await service.uploaded(HOLIDAY)
     answer = await patch(service, asset, {"metadata": {"a": "x" * 2_000_000}})
     problem_of(answer, 413, "body_too_large")
 
 
-async def test_a_change_can_be_bound_to_what_was_last_seen(service: Service):
+async def test_a_change_can_be_bound_to_what_was_last_seen(service: Service) -> None:
     asset = await service.uploaded(HOLIDAY)
     etag = (await service.client.get(api(asset))).headers["etag"]
     changed = await patch(service, asset, {"filename": "a.jpg"}, If_Match=etag)
@@ -163,7 +163,7 @@ async def test_a_change_can_be_bound_to_what_was_last_seen(service: Service):
         assert (await patch(service, asset, {"filename": good[:5]}, If_Match=good)).status_code == 200 or good != "*"
 
 
-async def test_of_many_changes_at_once_none_is_lost(service: Service):
+async def test_of_many_changes_at_once_none_is_lost(service: Service) -> None:
     asset = await service.uploaded(HOLIDAY)
     answers = await asyncio.gather(
         *(patch(service, asset, {"metadata": {f"key{number}": number}}) for number in range(20))
@@ -173,7 +173,7 @@ async def test_of_many_changes_at_once_none_is_lost(service: Service):
 
 
 @pytest.mark.parametrize("storage", ["local", "memory"])
-async def test_going_private_kills_the_public_address(service: Service, storage: str):
+async def test_going_private_kills_the_public_address(service: Service, storage: str) -> None:
     asset = await service.uploaded(HOLIDAY, storage=storage, sizes="64")
     answer = await patch(service, asset, {"visibility": "private"})
     assert answer.status_code == 200
@@ -189,7 +189,7 @@ async def test_going_private_kills_the_public_address(service: Service, storage:
     assert (await service.client.get(asset["url"])).content == HOLIDAY
 
 
-async def test_deleting_leaves_nothing_and_cannot_be_done_twice(service: Service):
+async def test_deleting_leaves_nothing_and_cannot_be_done_twice(service: Service) -> None:
     asset = await service.uploaded(HOLIDAY, sizes="64,32")
     assert (await service.client.delete(api(asset))).status_code == 204
     assert await service.leaves_nothing()
@@ -198,7 +198,7 @@ async def test_deleting_leaves_nothing_and_cannot_be_done_twice(service: Service
     assert await listed(service) == []
 
 
-async def test_of_many_deletions_at_once_one_succeeds(service: Service):
+async def test_of_many_deletions_at_once_one_succeeds(service: Service) -> None:
     asset = await service.uploaded(HOLIDAY, sizes="64")
     answers = await asyncio.gather(*(service.client.delete(api(asset)) for _ in range(10)))
     statuses = sorted(answer.status_code for answer in answers)
@@ -207,7 +207,7 @@ async def test_of_many_deletions_at_once_one_succeeds(service: Service):
     assert await service.leaves_nothing()
 
 
-async def test_a_signed_url_is_the_same_within_its_window(service: Service):
+async def test_a_signed_url_is_the_same_within_its_window(service: Service) -> None:
     asset = await service.uploaded(HOLIDAY, visibility="private", sizes="64")
     first, second = [(await service.client.post(api(asset, "signed-url"), json={})).json() for _ in range(2)]
     assert first == second
@@ -219,19 +219,19 @@ async def test_a_signed_url_is_the_same_within_its_window(service: Service):
 @pytest.mark.parametrize(
     "body", [{"expiry_seconds": 0}, {"expiry_seconds": 604_801}, {"expiry": 5}, {"expiry_seconds": "a"}]
 )
-async def test_a_wrong_expiry_is_named(service: Service, body: Any):
+async def test_a_wrong_expiry_is_named(service: Service, body: Any) -> None:
     asset = await service.uploaded(HOLIDAY)
     problem_of(await service.client.post(api(asset, "signed-url"), json=body), 422, "invalid_parameter")
 
 
-async def test_the_longest_expiry_is_a_setting(start_service: StartService):
+async def test_the_longest_expiry_is_a_setting(start_service: StartService) -> None:
     async with start_service(policy={"max_signed_expiry_seconds": 60}) as service:
         asset = await service.uploaded(HOLIDAY)
         answer = await service.client.post(api(asset, "signed-url"), json={"expiry_seconds": 61})
         assert "60" in problem_of(answer, 422, "invalid_parameter")["detail"]
 
 
-async def test_content_comes_through_the_service_with_the_present_filename(service: Service):
+async def test_content_comes_through_the_service_with_the_present_filename(service: Service) -> None:
     asset = await service.uploaded(HOLIDAY, visibility="private", sizes="64", filename="a.jpg")
     await patch(service, asset, {"filename": 'Ü "quoted".jpg'})
     answer = await service.client.get(api(asset, "content"))
@@ -250,7 +250,7 @@ async def test_content_comes_through_the_service_with_the_present_filename(servi
 
 
 @pytest.mark.parametrize("storage", ["local", "memory"])
-async def test_content_as_a_data_url(service: Service, storage: str):
+async def test_content_as_a_data_url(service: Service, storage: str) -> None:
     large = HOLIDAY + bytes(1_500_001)
     asset = await service.uploaded(large, storage=storage)
     answer = await service.client.get(api(asset, "content"), params={"as": "data_url"})
@@ -259,7 +259,7 @@ async def test_content_as_a_data_url(service: Service, storage: str):
     assert base64.b64decode(data) == large
 
 
-async def test_statistics_follow_what_happens(service: Service):
+async def test_statistics_follow_what_happens(service: Service) -> None:
     empty = (await service.client.get("/api/v1/stats")).json()
     assert (empty["count"], empty["bytes"], empty["oldest"], empty["deletions_owed"]) == (0, 0, None, 0)
     first = await service.uploaded(HOLIDAY, sizes="64")
@@ -274,7 +274,7 @@ async def test_statistics_follow_what_happens(service: Service):
     assert (await service.client.get("/api/v1/stats")).json()["bytes"] == len(HOLIDAY)
 
 
-async def test_the_storages_are_listed(service: Service):
+async def test_the_storages_are_listed(service: Service) -> None:
     storages = {
         storage["name"]: storage for storage in (await service.client.get("/api/v1/storages")).json()["storages"]
     }

@@ -24,7 +24,7 @@ async def fetched(service: Service, url: str) -> httpx.Response:
     return await service.client.get(url)
 
 
-async def test_an_upload_is_described_and_can_be_fetched(service: Service):
+async def test_an_upload_is_described_and_can_be_fetched(service: Service) -> None:
     answer = await service.upload(HOLIDAY, filename="holiday photo.jpg", tags="trip,beach")
     assert answer.status_code == 201
     asset = answer.json()
@@ -44,7 +44,7 @@ async def test_an_upload_is_described_and_can_be_fetched(service: Service):
     assert picture.headers["content-type"] == "image/jpeg"
 
 
-async def test_sizes_are_made_stored_and_described(service: Service):
+async def test_sizes_are_made_stored_and_described(service: Service) -> None:
     asset = await service.uploaded(HOLIDAY, sizes="200x100,x60,thumbnail", format="webp")
     assert [variant["size"] for variant in asset["variants"]] == ["200x100", "x60", "150x150"]
     for variant, size in zip(asset["variants"], [(133, 100), (80, 60), (150, 113)], strict=True):
@@ -60,18 +60,18 @@ async def test_sizes_are_made_stored_and_described(service: Service):
     assert service.temporary_files() == []
 
 
-async def test_cover_never_enlarges(service: Service):
+async def test_cover_never_enlarges(service: Service) -> None:
     asset = await service.uploaded(images.png(500, 500), sizes="1200x627", fit="cover")
     assert (asset["variants"][0]["width"], asset["variants"][0]["height"]) == (500, 261)
 
 
-async def test_orientation_is_applied_for_a_person(service: Service):
+async def test_orientation_is_applied_for_a_person(service: Service) -> None:
     asset = await service.uploaded(images.oriented(6, width=240, height=320), sizes="120")
     assert (asset["width"], asset["height"]) == (240, 320)
     assert (asset["variants"][0]["width"], asset["variants"][0]["height"]) == (120, 160)
 
 
-async def test_raw_bytes_with_a_filename_and_a_digest(service: Service):
+async def test_raw_bytes_with_a_filename_and_a_digest(service: Service) -> None:
     digest = base64.b64encode(hashlib.sha256(HOLIDAY).digest()).decode()
     answer = await service.client.post(
         "/api/v1/assets",
@@ -87,7 +87,7 @@ async def test_raw_bytes_with_a_filename_and_a_digest(service: Service):
     assert answer.json()["content_type"] == "image/jpeg"
 
 
-async def test_a_wrong_digest_keeps_nothing(service: Service):
+async def test_a_wrong_digest_keeps_nothing(service: Service) -> None:
     digest = base64.b64encode(hashlib.sha256(b"other").digest()).decode()
     answer = await service.client.post(
         "/api/v1/assets",
@@ -98,7 +98,7 @@ async def test_a_wrong_digest_keeps_nothing(service: Service):
     assert await service.leaves_nothing()
 
 
-async def test_a_data_url_with_metadata(service: Service):
+async def test_a_data_url_with_metadata(service: Service) -> None:
     body = {
         "data_url": f"data:image/jpeg;base64,{base64.b64encode(HOLIDAY).decode()}",
         "filename": "a.jpg",
@@ -110,19 +110,19 @@ async def test_a_data_url_with_metadata(service: Service):
     assert (asset["filename"], asset["metadata"], asset["size_bytes"]) == ("a.jpg", {"album": 7}, len(HOLIDAY))
 
 
-async def test_importing_from_a_url_is_not_available_yet(service: Service):
+async def test_importing_from_a_url_is_not_available_yet(service: Service) -> None:
     answer = await service.client.post("/api/v1/assets", json={"source_url": "https://example.com/a.jpg"})
     problem_of(answer, 422, "invalid_parameter")
 
 
-async def test_metadata_may_stand_in_the_form(service: Service):
+async def test_metadata_may_stand_in_the_form(service: Service) -> None:
     answer = await service.client.post(
         "/api/v1/assets", files={"file": ("a.jpg", HOLIDAY)}, data={"metadata": json.dumps({"a": {"b": [1]}})}
     )
     assert answer.json()["metadata"] == {"a": {"b": [1]}}
 
 
-async def test_direct_gives_the_bytes_back_and_keeps_nothing(service: Service):
+async def test_direct_gives_the_bytes_back_and_keeps_nothing(service: Service) -> None:
     asset = await service.uploaded(HOLIDAY, storage="direct", sizes="64", format="png")
     assert asset["id"] is None
     assert base64.b64decode(asset["url"].removeprefix("data:image/jpeg;base64,")) == HOLIDAY
@@ -132,14 +132,14 @@ async def test_direct_gives_the_bytes_back_and_keeps_nothing(service: Service):
 
 
 @pytest.mark.parametrize("visibility", ["public", "private"])
-async def test_memory_serves_what_it_holds(service: Service, visibility: str):
+async def test_memory_serves_what_it_holds(service: Service, visibility: str) -> None:
     asset = await service.uploaded(HOLIDAY, storage="memory", visibility=visibility, sizes="64")
     assert (await fetched(service, asset["url"])).content == HOLIDAY
     assert (await fetched(service, asset["variants"][0]["url"])).status_code == 200
     assert service.stored_files() == []
 
 
-async def test_memory_is_forgotten_at_a_restart_and_its_rows_with_it(start_service: StartService):
+async def test_memory_is_forgotten_at_a_restart_and_its_rows_with_it(start_service: StartService) -> None:
     async with start_service() as service:
         await service.uploaded(HOLIDAY, storage="memory")
         kept = await service.uploaded(HOLIDAY)
@@ -171,32 +171,34 @@ async def test_memory_is_forgotten_at_a_restart_and_its_rows_with_it(start_servi
         ({"strange": "1"}, "strange"),
     ],
 )
-async def test_a_wrong_parameter_is_named_and_nothing_is_kept(service: Service, query: dict[str, str], place: str):
+async def test_a_wrong_parameter_is_named_and_nothing_is_kept(
+    service: Service, query: dict[str, str], place: str
+) -> None:
     problem = problem_of(await service.upload(HOLIDAY, **query), 422, "invalid_parameter")
     assert problem["errors"][0]["loc"][:2] == ["query", place]
     assert await service.leaves_nothing()
 
 
 @pytest.mark.parametrize("storage", ["s3", "cloudinary", "gcs", "azure", "nowhere"])
-async def test_a_storage_that_is_not_there_is_said_before_the_body_is_read(service: Service, storage: str):
+async def test_a_storage_that_is_not_there_is_said_before_the_body_is_read(service: Service, storage: str) -> None:
     problem = problem_of(await service.upload(HOLIDAY, storage=storage), 422, "storage_not_configured")
     assert storage in problem["detail"]
 
 
 @pytest.mark.parametrize("seen", images.NOT_IMAGES)
-async def test_what_is_no_image_is_called_by_its_name(service: Service, seen: str):
+async def test_what_is_no_image_is_called_by_its_name(service: Service, seen: str) -> None:
     problem = problem_of(await service.upload(images.NOT_IMAGES[seen], filename="photo.jpg"), 415, "unsupported_image")
     assert seen in problem["detail"]
     assert await service.leaves_nothing()
 
 
 @pytest.mark.parametrize("query", [{}, {"sizes": "100"}, {"placeholder": "true"}, {"strip_metadata": "true"}])
-async def test_half_an_image_is_refused_whole(service: Service, query: dict[str, str]):
+async def test_half_an_image_is_refused_whole(service: Service, query: dict[str, str]) -> None:
     problem_of(await service.upload(HOLIDAY[: len(HOLIDAY) // 2], **query), 422, "corrupt_image")
     assert await service.leaves_nothing()
 
 
-async def test_damaged_pixels_show_when_sizes_are_made(service: Service):
+async def test_damaged_pixels_show_when_sizes_are_made(service: Service) -> None:
     damaged = bytearray(images.png(400, 300))
     middle = len(damaged) // 2
     damaged[middle : middle + 64] = bytes(64)
@@ -205,7 +207,7 @@ async def test_damaged_pixels_show_when_sizes_are_made(service: Service):
 
 
 @pytest.mark.parametrize("film", [b"", bytes(3_000_000)])
-async def test_metadata_is_stripped_and_what_is_stored_is_described(service: Service, film: bytes):
+async def test_metadata_is_stripped_and_what_is_stored_is_described(service: Service, film: bytes) -> None:
     original = images.jpeg(1200, 900, metadata=True, orientation=6) + film
     asset = await service.uploaded(original, strip_metadata="true")
     stored = (await fetched(service, asset["url"])).content
@@ -233,14 +235,14 @@ async def test_metadata_is_stripped_and_what_is_stored_is_described(service: Ser
 )
 async def test_a_refusal_by_policy_names_the_limit(
     start_service: StartService, settings: dict[str, Any], content: bytes, status: int, code: str, names: str
-):
+) -> None:
     async with start_service(**settings) as service:
         problem = problem_of(await service.upload(content), status, code)
         assert names in problem["detail"].replace(",", "").replace("_", "")
         assert await service.leaves_nothing()
 
 
-async def test_the_policy_limits_sizes_and_files(start_service: StartService):
+async def test_the_policy_limits_sizes_and_files(start_service: StartService) -> None:
     async with start_service(policy={"max_sizes_per_upload": 1, "max_files_per_batch": 2}) as service:
         problem_of(await service.upload(HOLIDAY, sizes="10,20"), 422, "invalid_parameter")
         files = [("files", (f"{number}.jpg", HOLIDAY)) for number in range(3)]
@@ -261,7 +263,7 @@ async def test_the_policy_limits_sizes_and_files(start_service: StartService):
         "a\x00b",
     ],
 )
-async def test_a_filename_is_metadata_and_never_a_path(service: Service, filename: str):
+async def test_a_filename_is_metadata_and_never_a_path(service: Service, filename: str) -> None:
     answer = await service.client.post(
         "/api/v1/assets", params={"filename": filename}, content=HOLIDAY, headers={"Content-Type": "image/jpeg"}
     )
@@ -276,7 +278,7 @@ async def test_a_filename_is_metadata_and_never_a_path(service: Service, filenam
     assert set(content.headers) & {"set-cookie"} == set()
 
 
-async def test_two_uploads_of_one_name_are_two_assets(service: Service):
+async def test_two_uploads_of_one_name_are_two_assets(service: Service) -> None:
     first, second = [await service.uploaded(HOLIDAY, filename="hero.jpg") for _ in range(2)]
     assert first["id"] != second["id"]
     assert len(service.stored_files()) == 2
@@ -290,7 +292,7 @@ async def batch(service: Service, *contents: bytes, **query: Any) -> httpx.Respo
     return await service.client.post("/api/v1/assets/batch", params=query, files=files)
 
 
-async def test_a_batch_keeps_the_order_of_its_files(service: Service):
+async def test_a_batch_keeps_the_order_of_its_files(service: Service) -> None:
     answer = await batch(service, HOLIDAY, images.png(30, 20), images.webp(40, 30), sizes="10")
     assert answer.status_code == 201
     found = answer.json()
@@ -300,13 +302,13 @@ async def test_a_batch_keeps_the_order_of_its_files(service: Service):
 
 
 @pytest.mark.parametrize("bad", [b"", b"no image", HOLIDAY[:3000]])
-async def test_one_bad_file_fails_the_whole_batch(service: Service, bad: bytes):
+async def test_one_bad_file_fails_the_whole_batch(service: Service, bad: bytes) -> None:
     answer = await batch(service, HOLIDAY, bad, HOLIDAY, sizes="10")
     assert answer.status_code in {415, 422}
     assert await service.leaves_nothing()
 
 
-async def test_without_atomic_the_good_files_stay(service: Service):
+async def test_without_atomic_the_good_files_stay(service: Service) -> None:
     answer = await batch(service, HOLIDAY, b"no image", b"", images.png(30, 20), atomic="false")
     assert answer.status_code == 201
     found = answer.json()
@@ -318,5 +320,5 @@ async def test_without_atomic_the_good_files_stay(service: Service):
     assert len(service.stored_files()) == 2
 
 
-async def test_without_atomic_a_single_upload_that_fails_still_fails(service: Service):
+async def test_without_atomic_a_single_upload_that_fails_still_fails(service: Service) -> None:
     problem_of(await service.upload(b"no image", atomic="false"), 415, "unsupported_image")

@@ -30,7 +30,7 @@ async def nothing_is_left(service: Service, storage: FaultyStorage) -> bool:
 @pytest.mark.parametrize(("error", "status", "code"), ERRORS, ids=[code for *_, code in ERRORS])
 async def test_one_failed_write_fails_all_and_nothing_stays(
     service: Service, faulty: FaultyStorage, error: StorageError, status: int, code: str, position: int, after: bool
-):
+) -> None:
     faulty.fail("put", at=position, after=after, error=error)
     answer = await service.upload(HOLIDAY, storage="faulty", sizes=SIZES)
     problem_of(answer, status, code)
@@ -38,7 +38,7 @@ async def test_one_failed_write_fails_all_and_nothing_stays(
 
 
 @pytest.mark.parametrize("position", range(1, 7))
-async def test_a_batch_fails_whole_wherever_it_fails(service: Service, faulty: FaultyStorage, position: int):
+async def test_a_batch_fails_whole_wherever_it_fails(service: Service, faulty: FaultyStorage, position: int) -> None:
     faulty.fail("put", at=position)
     files = [("files", (f"{number}.jpg", HOLIDAY)) for number in range(3)]
     answer = await service.client.post("/api/v1/assets/batch?storage=faulty&sizes=50", files=files)
@@ -47,7 +47,9 @@ async def test_a_batch_fails_whole_wherever_it_fails(service: Service, faulty: F
 
 
 @pytest.mark.parametrize("position", [1, 2, 3, 4])
-async def test_a_clean_up_that_fails_is_owed_until_it_works(service: Service, faulty: FaultyStorage, position: int):
+async def test_a_clean_up_that_fails_is_owed_until_it_works(
+    service: Service, faulty: FaultyStorage, position: int
+) -> None:
     faulty.fail("put", at=4, error=StorageFull("staged"))
     faulty.fail("delete", at=position)
     problem_of(await service.upload(HOLIDAY, storage="faulty", sizes=SIZES), 507, "storage_full")
@@ -60,7 +62,7 @@ async def test_a_clean_up_that_fails_is_owed_until_it_works(service: Service, fa
     assert await nothing_is_left(service, faulty)
 
 
-async def test_a_write_that_is_cut_short_is_noticed(service: Service, faulty: FaultyStorage):
+async def test_a_write_that_is_cut_short_is_noticed(service: Service, faulty: FaultyStorage) -> None:
     faulty.shorten(at=2)
     problem_of(await service.upload(HOLIDAY, storage="faulty", sizes=SIZES), 502, "storage_error")
     assert await nothing_is_left(service, faulty)
@@ -68,7 +70,9 @@ async def test_a_write_that_is_cut_short_is_noticed(service: Service, faulty: Fa
 
 @pytest.mark.parametrize("position", [2, 3, 4])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-async def test_without_atomic_what_worked_is_kept(service: Service, faulty: FaultyStorage, position: int, after: bool):
+async def test_without_atomic_what_worked_is_kept(
+    service: Service, faulty: FaultyStorage, position: int, after: bool
+) -> None:
     faulty.fail("put", at=position, after=after)
     answer = await service.upload(HOLIDAY, storage="faulty", sizes=SIZES, atomic="false")
     if answer.status_code == 503:  # the original was the one that failed
@@ -86,7 +90,9 @@ async def test_without_atomic_what_worked_is_kept(service: Service, faulty: Faul
     assert await nothing_is_left(service, faulty)
 
 
-async def test_a_size_whose_remains_cannot_be_removed_goes_with_its_asset(service: Service, faulty: FaultyStorage):
+async def test_a_size_whose_remains_cannot_be_removed_goes_with_its_asset(
+    service: Service, faulty: FaultyStorage
+) -> None:
     for position in (2, 3, 4):
         faulty.fail("put", at=position, after=True)
     faulty.fail("delete")
@@ -102,7 +108,7 @@ async def test_a_size_whose_remains_cannot_be_removed_goes_with_its_asset(servic
 
 async def test_a_failed_file_of_a_batch_without_atomic_leaves_nothing_of_itself(
     service: Service, faulty: FaultyStorage
-):
+) -> None:
     faulty.fail("put", at=2, error=StorageFull("staged"))
     files = [("files", (f"{number}.jpg", HOLIDAY)) for number in range(3)]
     answer = await service.client.post("/api/v1/assets/batch?storage=faulty&atomic=false", files=files)
@@ -112,7 +118,7 @@ async def test_a_failed_file_of_a_batch_without_atomic_leaves_nothing_of_itself(
     assert [state for _, state in await service.rows()] == ["ready", "ready"]
 
 
-async def test_an_upload_that_is_cancelled_leaves_nothing(service: Service, faulty: FaultyStorage):
+async def test_an_upload_that_is_cancelled_leaves_nothing(service: Service, faulty: FaultyStorage) -> None:
     hang = faulty.hang("put", at=3)
     task = asyncio.create_task(service.upload(HOLIDAY, storage="faulty", sizes=SIZES))
     await hang.reached.wait()
@@ -126,7 +132,7 @@ async def test_an_upload_that_is_cancelled_leaves_nothing(service: Service, faul
     assert await nothing_is_left(service, faulty)
 
 
-async def test_while_an_upload_runs_nobody_sees_it(service: Service, faulty: FaultyStorage):
+async def test_while_an_upload_runs_nobody_sees_it(service: Service, faulty: FaultyStorage) -> None:
     hang = faulty.hang("put", at=3)
     task = asyncio.create_task(service.upload(HOLIDAY, storage="faulty", sizes=SIZES))
     await hang.reached.wait()
@@ -141,7 +147,7 @@ async def test_while_an_upload_runs_nobody_sees_it(service: Service, faulty: Fau
 
 async def test_a_catalogue_that_fails_at_the_end_leaves_nothing(
     service: Service, faulty: FaultyStorage, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     from smart_assets.catalogue.repository import Repository
 
     def locked(*_: Any) -> bool:
@@ -154,7 +160,9 @@ async def test_a_catalogue_that_fails_at_the_end_leaves_nothing(
     assert await nothing_is_left(service, faulty)
 
 
-async def test_an_upload_whose_row_was_taken_by_another_process_undoes_itself(service: Service, faulty: FaultyStorage):
+async def test_an_upload_whose_row_was_taken_by_another_process_undoes_itself(
+    service: Service, faulty: FaultyStorage
+) -> None:
     hang = faulty.hang("put", at=2)
     task = asyncio.create_task(service.upload(HOLIDAY, storage="faulty", sizes=SIZES))
     await hang.reached.wait()
@@ -174,7 +182,7 @@ async def test_an_upload_whose_row_was_taken_by_another_process_undoes_itself(se
 @pytest.mark.parametrize("position", [1, 2, 3, 4])
 async def test_a_deletion_the_storage_refuses_is_gone_for_callers_and_owed(
     service: Service, faulty: FaultyStorage, position: int
-):
+) -> None:
     asset = await service.uploaded(HOLIDAY, storage="faulty", sizes=SIZES)
     url = f"/api/v1/assets/{asset['id']}"
     faulty.relent()
@@ -189,7 +197,9 @@ async def test_a_deletion_the_storage_refuses_is_gone_for_callers_and_owed(
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("position", [1, 2, 3])
-async def test_going_public_that_fails_is_undone(service: Service, faulty: FaultyStorage, position: int, after: bool):
+async def test_going_public_that_fails_is_undone(
+    service: Service, faulty: FaultyStorage, position: int, after: bool
+) -> None:
     asset = await service.uploaded(HOLIDAY, storage="faulty", sizes="100,50", visibility="private")
     url = f"/api/v1/assets/{asset['id']}"
     faulty.relent()
@@ -208,7 +218,7 @@ async def test_going_public_that_fails_is_undone(service: Service, faulty: Fault
 @pytest.mark.parametrize("position", [1, 2, 3])
 async def test_going_private_that_fails_is_finished_later_and_never_shown_as_public(
     service: Service, faulty: FaultyStorage, position: int, after: bool
-):
+) -> None:
     asset = await service.uploaded(HOLIDAY, storage="faulty", sizes="100,50")
     url = f"/api/v1/assets/{asset['id']}"
     faulty.relent()

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Never
 from uuid import UUID
 
 import anyio
@@ -12,7 +13,7 @@ import pytest
 from smart_assets.assets.objects import created_at, first_id_at, new_asset_id
 from smart_assets.catalogue.database import Database
 from smart_assets.catalogue.models import AssetRecord, AssetState, VariantRecord
-from smart_assets.catalogue.repository import AssetFilter, fold
+from smart_assets.catalogue.repository import AssetFilter, Repository, fold
 from smart_assets.errors import CatalogueUnavailable, ConfigurationError
 from smart_assets.formats import ImageFormat
 from smart_assets.visibility import Visibility
@@ -65,12 +66,12 @@ async def ids(database: Database, criteria: AssetFilter = EVERYTHING) -> list[UU
     return [record.id for record in found]
 
 
-async def test_an_asset_comes_back_as_it_went_in(database: Database):
+async def test_an_asset_comes_back_as_it_went_in(database: Database) -> None:
     (kept,) = await keep(database, a_record())
     assert await database.read(lambda catalogue: catalogue.get(kept.id, "ann")) == kept
 
 
-async def test_an_upload_under_way_is_not_there_for_callers(database: Database):
+async def test_an_upload_under_way_is_not_there_for_callers(database: Database) -> None:
     record = a_record()
     await database.write(lambda catalogue: catalogue.insert_pending([record]))
     assert await database.read(lambda catalogue: catalogue.get(record.id)) is None
@@ -78,13 +79,13 @@ async def test_an_upload_under_way_is_not_there_for_callers(database: Database):
     assert await database.read(lambda catalogue: catalogue.totals()) == ()
 
 
-async def test_another_owners_asset_is_not_there(database: Database):
+async def test_another_owners_asset_is_not_there(database: Database) -> None:
     (kept,) = await keep(database, a_record())
     assert await database.read(lambda catalogue: catalogue.get(kept.id, "bob")) is None
     assert await ids(database, AssetFilter(owner="bob")) == []
 
 
-async def test_a_row_taken_away_meanwhile_does_not_become_ready(database: Database):
+async def test_a_row_taken_away_meanwhile_does_not_become_ready(database: Database) -> None:
     record = a_record()
     await database.write(lambda catalogue: catalogue.insert_pending([record]))
     taken = await database.write(lambda catalogue: catalogue.take_over(record, "another"))
@@ -105,7 +106,7 @@ async def test_a_row_taken_away_meanwhile_does_not_become_ready(database: Databa
         AssetFilter(filename_contains=fold("100%_")),
     ],
 )
-async def test_lists_are_filtered(database: Database, criteria: AssetFilter):
+async def test_lists_are_filtered(database: Database, criteria: AssetFilter) -> None:
     wanted = a_record(
         storage="memory", visibility=Visibility.PRIVATE, tags=("beach",), filename="Die Straße 100%_\\.jpg"
     )
@@ -113,7 +114,7 @@ async def test_lists_are_filtered(database: Database, criteria: AssetFilter):
     assert await ids(database, criteria) == [wanted.id]
 
 
-async def test_pages_follow_one_another_while_assets_come_and_go(database: Database):
+async def test_pages_follow_one_another_while_assets_come_and_go(database: Database) -> None:
     kept = [record.id for record in await keep(database, *(a_record() for _ in range(9)))]
     first = await database.read(lambda catalogue: catalogue.list(EVERYTHING, limit=4))
     assert [record.id for record in first] == kept[:4:-1]
@@ -126,13 +127,13 @@ async def test_pages_follow_one_another_while_assets_come_and_go(database: Datab
     assert [record.id for record in oldest] == kept[:2]
 
 
-async def test_since_is_a_time_of_creation(database: Database):
+async def test_since_is_a_time_of_creation(database: Database) -> None:
     (kept,) = await keep(database, a_record())
     for moment, expected in ((kept.created_at, [kept.id]), (kept.created_at + timedelta(milliseconds=1), [])):
         assert await ids(database, AssetFilter(since=first_id_at(moment))) == expected
 
 
-async def test_of_two_changes_to_one_version_one_wins(database: Database):
+async def test_of_two_changes_to_one_version_one_wins(database: Database) -> None:
     (kept,) = await keep(database, a_record())
     first, second = (replace(kept, filename=name, tags=(name,), version=2) for name in ("a.jpg", "b.jpg"))
     assert await database.write(lambda catalogue: catalogue.change(first, 1))
@@ -142,7 +143,7 @@ async def test_of_two_changes_to_one_version_one_wins(database: Database):
     assert await ids(database, AssetFilter(tag="trip")) == []
 
 
-async def test_totals_follow_every_change_of_state(database: Database):
+async def test_totals_follow_every_change_of_state(database: Database) -> None:
     first, second = await keep(database, a_record(), a_record())
     (totals,) = await database.read(lambda catalogue: catalogue.totals())
     assert (totals.assets, totals.bytes) == (2, 2 * 1077)
@@ -154,7 +155,7 @@ async def test_totals_follow_every_change_of_state(database: Database):
     assert await database.read(lambda catalogue: catalogue.count_deleting()) == 1
 
 
-async def test_removing_an_asset_removes_its_tags(database: Database):
+async def test_removing_an_asset_removes_its_tags(database: Database) -> None:
     (kept,) = await keep(database, a_record())
     await database.write(lambda catalogue: catalogue.begin_deleting(kept.id, LEASE))
     assert await database.write(lambda catalogue: catalogue.remove(kept.id, AssetState.DELETING))
@@ -162,7 +163,7 @@ async def test_removing_an_asset_removes_its_tags(database: Database):
     assert await ids(database, AssetFilter(tag="trip")) == [again.id]
 
 
-async def test_abandoned_is_what_no_living_process_is_at_work_on(database: Database):
+async def test_abandoned_is_what_no_living_process_is_at_work_on(database: Database) -> None:
     mine, theirs, nobodys, dead = (a_record(lease=lease) for lease in ("mine", "theirs", None, "dead"))
     await database.write(lambda catalogue: catalogue.insert_pending([mine, theirs, nobodys, dead]))
     await keep(database, a_record())
@@ -170,10 +171,10 @@ async def test_abandoned_is_what_no_living_process_is_at_work_on(database: Datab
     assert [record.id for record in found] == [nobodys.id, dead.id]
 
 
-async def test_a_transaction_that_raises_leaves_nothing(database: Database):
+async def test_a_transaction_that_raises_leaves_nothing(database: Database) -> None:
     record = a_record()
 
-    def fail(catalogue):
+    def fail(catalogue: Repository) -> Never:
         catalogue.insert_pending([record])
         raise RuntimeError
 
@@ -182,7 +183,7 @@ async def test_a_transaction_that_raises_leaves_nothing(database: Database):
     await keep(database, record)
 
 
-async def test_many_writers_at_once_lose_nothing(database: Database):
+async def test_many_writers_at_once_lose_nothing(database: Database) -> None:
     records = [a_record() for _ in range(100)]
     async with anyio.create_task_group() as group:
         for record in records:
@@ -192,7 +193,7 @@ async def test_many_writers_at_once_lose_nothing(database: Database):
     assert totals.assets == 100
 
 
-async def test_writers_of_two_processes_take_turns(tmp_path: Path):
+async def test_writers_of_two_processes_take_turns(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/catalogue.sqlite3"
     first, second = Database.open(url), Database.open(url)
     async with anyio.create_task_group() as group:
@@ -204,7 +205,7 @@ async def test_writers_of_two_processes_take_turns(tmp_path: Path):
     await second.close()
 
 
-async def test_a_catalogue_that_is_gone_is_an_error_of_ours(tmp_path: Path):
+async def test_a_catalogue_that_is_gone_is_an_error_of_ours(tmp_path: Path) -> None:
     database = Database.open(f"sqlite:///{tmp_path}/catalogue.sqlite3")
     await database.write(lambda catalogue: catalogue._connection.exec_driver_sql("DROP TABLE leases"))
     with pytest.raises(CatalogueUnavailable):
@@ -212,6 +213,6 @@ async def test_a_catalogue_that_is_gone_is_an_error_of_ours(tmp_path: Path):
     await database.close()
 
 
-def test_a_folder_that_is_not_there_is_said_at_start(tmp_path: Path):
+def test_a_folder_that_is_not_there_is_said_at_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="catalogue"):
         Database.open(f"sqlite:///{tmp_path}/missing/catalogue.sqlite3")

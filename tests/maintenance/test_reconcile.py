@@ -37,7 +37,7 @@ async def leave_behind(service: Service, record: AssetRecord, moved: int = 0) ->
 
 
 @pytest.mark.parametrize("state", [AssetState.PENDING, AssetState.DELETING])
-async def test_a_dead_upload_or_deletion_goes_without_a_trace(service: Service, state: AssetState):
+async def test_a_dead_upload_or_deletion_goes_without_a_trace(service: Service, state: AssetState) -> None:
     await leave_behind(service, a_record(state=state, lease=DEAD))
     await service.settle()
     assert await service.leaves_nothing()
@@ -45,7 +45,7 @@ async def test_a_dead_upload_or_deletion_goes_without_a_trace(service: Service, 
 
 @pytest.mark.parametrize("target", Visibility)
 @pytest.mark.parametrize("moved", [0, 1, 2])
-async def test_a_dead_change_of_visibility_ends_private(service: Service, target: Visibility, moved: int):
+async def test_a_dead_change_of_visibility_ends_private(service: Service, target: Visibility, moved: int) -> None:
     origin = Visibility.PUBLIC if target is Visibility.PRIVATE else Visibility.PRIVATE
     record = a_record(state=AssetState.MOVING, visibility=origin, target_visibility=target, lease=DEAD)
     await leave_behind(service, record, moved)
@@ -55,20 +55,20 @@ async def test_a_dead_change_of_visibility_ends_private(service: Service, target
     assert [state for _, state in await service.rows()] == ["ready"]
 
 
-async def test_a_living_process_is_left_alone(service: Service):
+async def test_a_living_process_is_left_alone(service: Service) -> None:
     await service.runtime.database.write(lambda catalogue: catalogue.beat("another", 1))
     await leave_behind(service, a_record(lease="another"))
     assert await service.runtime.reconciler.pass_once() == 0
     assert len(service.stored_files()) == 2
 
 
-async def test_a_ready_asset_is_left_alone(service: Service):
+async def test_a_ready_asset_is_left_alone(service: Service) -> None:
     await service.uploaded(HOLIDAY)
     assert await service.runtime.reconciler.pass_once() == 0
     assert len(service.stored_files()) == 1
 
 
-async def test_an_asset_of_a_storage_that_is_not_there_is_kept_for_later(service: Service):
+async def test_an_asset_of_a_storage_that_is_not_there_is_kept_for_later(service: Service) -> None:
     await service.runtime.database.write(
         lambda catalogue: catalogue.insert_pending([a_record(lease=DEAD, storage="gone")])
     )
@@ -76,7 +76,7 @@ async def test_an_asset_of_a_storage_that_is_not_there_is_kept_for_later(service
     assert [state for _, state in await service.rows()] == ["deleting"]
 
 
-async def test_a_restart_finishes_what_the_crash_left(start_service: StartService):
+async def test_a_restart_finishes_what_the_crash_left(start_service: StartService) -> None:
     async with start_service() as service:
         await leave_behind(service, a_record(lease=DEAD))
         left = service.data_dir / "tmp" / DEAD
@@ -91,7 +91,7 @@ async def test_a_restart_finishes_what_the_crash_left(start_service: StartServic
         assert not left.exists()
 
 
-async def test_temporary_files_in_use_are_not_swept(service: Service):
+async def test_temporary_files_in_use_are_not_swept(service: Service) -> None:
     young = service.data_dir / "tmp" / "put-young"
     young.write_bytes(b"x")
     own = service.runtime.temporary_dir / "upload-own"
@@ -111,7 +111,7 @@ class Clock:
         return self.now
 
 
-def test_a_lease_is_dead_when_its_beat_stood_still_long_enough():
+def test_a_lease_is_dead_when_its_beat_stood_still_long_enough() -> None:
     clock = Clock()
     watch = LeaseWatch(15, clock)
     assert watch.living({"a": 1, "b": 7}) == {"a", "b"}
@@ -123,7 +123,7 @@ def test_a_lease_is_dead_when_its_beat_stood_still_long_enough():
     assert watch.living({"a": 2, "b": 8}) == {"b"}, "a beat again: b lives; a's stood still"
 
 
-def test_a_lease_first_seen_has_all_its_time():
+def test_a_lease_first_seen_has_all_its_time() -> None:
     clock = Clock()
     watch = LeaseWatch(15, clock)
     clock.now += 1000

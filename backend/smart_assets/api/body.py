@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,15 +16,14 @@ from starlette.requests import Request
 from smart_assets.api.dataurl import FIELD as DATA_URL
 from smart_assets.api.dataurl import MAX_REST_BYTES, DataUrlScanner
 from smart_assets.api.headers import ContentDigest, clean_filename, filename_of, parse_header
-from smart_assets.api.metadata import check_metadata
 from smart_assets.api.multipart import UploadForm
+from smart_assets.assets.metadata import check_metadata
 from smart_assets.assets.spool import MEMORY_BYTES, Spool
 from smart_assets.errors import (
     BodyTimeout,
     BodyTooLarge,
     ClientGone,
     InvalidParameter,
-    SmartAssetsError,
     UnsupportedMediaType,
 )
 
@@ -72,15 +71,8 @@ async def read_body(request: Request, limits: BodyLimits, *, batch: bool) -> Asy
     """
     async with AsyncExitStack() as spools:
         sender = _Sender(request, limits.timeout_seconds)
-        try:
-            async with sender:
-                body = await _Reader(request, limits, batch, sender, spools).read()
-        except (BodyTimeout, ClientGone):
-            raise
-        except SmartAssetsError:
-            await spools.aclose()
-            await sender.drain()
-            raise
+        async with sender:
+            body = await _Reader(request, limits, batch, sender, spools).read()
         yield body
 
 
@@ -250,23 +242,6 @@ class _Sender:
                 return chunk
         self._digest.verify()
         return b""
-
-    async def drain(self) -> None:
-        """Read what is left, for as long as a sender may stall, where the connection is closed after the answer.
-
-        Closing it on unread bytes resets it, and a client that is still sending would never see the answer. Of a
-        connection that stays open, the server discards the rest itself.
-        """
-        headers = self._request.headers
-        stays_open = (
-            self._request.scope["http_version"] != "1.0" and "close" not in headers.get("connection", "").lower()
-        )
-        if stays_open or "expect" in headers:
-            return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._timeout):
-                while self._more:
-                    self._more = (await self._request.receive()).get("more_body", False)
 
     def _count(self, size: int) -> None:
         if size > self._max_bytes:

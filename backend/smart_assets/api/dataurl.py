@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from smart_assets.api.metadata import parse_json
+from smart_assets.api.strict_json import parse_json
 from smart_assets.errors import BodyTooLarge, InvalidParameter, MalformedBody
 
 FIELD = "data_url"

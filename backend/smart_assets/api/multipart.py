@@ -7,7 +7,8 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, MultipartState
 
 from smart_assets.api.headers import decode_form_text, filename_of, parse_header
-from smart_assets.api.metadata import MAX_METADATA_BYTES, check_metadata, invalid_metadata, parse_json
+from smart_assets.api.strict_json import parse_json
+from smart_assets.assets.metadata import MAX_METADATA_BYTES, check_metadata, invalid_metadata
 from smart_assets.errors import InvalidParameter, MalformedBody
 
 Piece = tuple[int, bytes | memoryview]

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from smart_assets.assets.lease import Lease
+from smart_assets.assets.metadata import check_metadata
 from smart_assets.assets.objects import first_id_at
 from smart_assets.assets.settling import Settling
 from smart_assets.catalogue.database import Database
@@ -34,10 +35,10 @@ class Changes:
     expires_at: datetime | None = _MISSING
 
     def apply(self, record: AssetRecord) -> AssetRecord:
-        """The record as it is to be."""
+        """The record as it is to be; InvalidParameter where its metadata would break the rules."""
         given = {name: value for name, value in vars(self).items() if value is not _MISSING}
         if "metadata" in given:
-            given["metadata"] = merge_patch(record.metadata, given["metadata"])
+            given["metadata"] = check_metadata(merge_patch(record.metadata, given["metadata"]))
         return replace(record, **given)
 
 

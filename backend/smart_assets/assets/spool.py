@@ -14,7 +14,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import anyio
 import anyio.to_thread
 
 from smart_assets.errors import BodyTooLarge
@@ -116,10 +115,9 @@ class Spool:
             self._forget()
             return
         try:
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(self._forget)
+            await anyio.to_thread.run_sync(self._forget)
         finally:
-            self._forget()  # does something only where the thread was never reached
+            self._forget()  # does something only where a cancellation kept the thread from it
 
     # ── In memory or in a thread ────────────────────────────────────────────────────────────────────────────────────
 

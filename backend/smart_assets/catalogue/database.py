@@ -53,7 +53,7 @@ class Database:
         except SQLAlchemyError as error:
             engine.dispose()
             reason = getattr(error, "orig", None) or error
-            raise ConfigurationError(f"the catalogue cannot be opened: {reason}") from error
+            raise ConfigurationError(f"the catalogue (ASSETS_DATABASE_URL) cannot be opened: {reason}") from error
         except ConfigurationError:
             engine.dispose()
             raise

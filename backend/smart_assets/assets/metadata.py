@@ -1,10 +1,9 @@
-"""JSON that callers send, and the metadata of their own in it."""
+"""What callers may keep beside an asset: metadata of their own."""
 
 from __future__ import annotations
 
 import json
 import math
-from typing import Any, NoReturn
 
 from pydantic import JsonValue
 
@@ -12,16 +11,6 @@ from smart_assets.errors import InvalidParameter
 
 MAX_METADATA_BYTES = 16 * 1024
 MAX_METADATA_DEPTH = 32
-
-
-def parse_json(raw: bytes | bytearray) -> Any:
-    """The value of a JSON text in UTF-8. ValueError says what is wrong: no key may stand twice, no NaN or Infinity."""
-    try:
-        return json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_object, parse_constant=_refuse_constant)
-    except UnicodeDecodeError:
-        raise ValueError("not UTF-8") from None
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
 
 
 def check_metadata(value: object) -> dict[str, JsonValue]:
@@ -59,14 +48,3 @@ def _check(value: object, levels: int) -> None:
             _check(key, levels)
         for inner in value.values() if isinstance(value, dict) else value:
             _check(inner, levels - 1)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key stands twice in one object")
-    return found
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
