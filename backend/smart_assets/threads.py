@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import TypeVar
 
 from anyio import CancelScope
@@ -27,24 +28,30 @@ class Threads:
         a cancelled call wrote is there to be cleaned up when its caller hears of it, and does not land later.
         """
         await checkpoint_if_cancelled()
-        job = self._pool.submit(work)
-        done = asyncio.wrap_future(job)
-        cancelled: asyncio.CancelledError | None = None
-        # The shield holds off anyio's cancel scopes only; `Task.cancel`, `asyncio.timeout` and `asyncio.TaskGroup`
-        # come through it, and are held back by hand.
-        with CancelScope(shield=True):
-            while not done.done():
-                try:
-                    await asyncio.wait((done,))
-                except asyncio.CancelledError as error:
-                    cancelled = error
-                    job.cancel()
-        if cancelled is not None:
-            if not done.cancelled():
-                done.exception()  # the caller hears of the cancellation instead
-            raise cancelled
-        return done.result()
+        return await finished(self._pool.submit(work))
 
     def close(self) -> None:
         """Let the threads end. Nothing is run afterwards."""
         self._pool.shutdown(wait=False)
+
+
+async def finished(job: Future[T]) -> T:
+    """What `job` returns or raises. When cancelled, `job` is taken back where it has not begun, else waited for."""
+    try:
+        return await asyncio.wrap_future(job)
+    except asyncio.CancelledError:
+        if not job.cancelled():
+            await _end_of(job)
+        raise  # what the job came to is not asked for any more
+
+
+async def _end_of(job: Future[T]) -> None:
+    # The shield holds off anyio's cancel scopes only; `Task.cancel`, `asyncio.timeout` and `asyncio.TaskGroup` come
+    # through it, and are held back by hand.
+    with CancelScope(shield=True):
+        while not job.done():
+            ended = asyncio.wrap_future(job)
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait((ended,))
+            if ended.done() and not ended.cancelled():
+                ended.exception()

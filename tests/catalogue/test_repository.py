@@ -1,5 +1,7 @@
 """The catalogue: what is written is found again, and rows change only from the state the caller thinks they are in."""
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -191,6 +193,42 @@ async def test_many_writers_at_once_lose_nothing(database: Database) -> None:
     assert len(await ids(database)) == 100
     (totals,) = await database.read(lambda catalogue: catalogue.totals())
     assert totals.assets == 100
+
+
+async def test_one_failure_among_many_writers_is_its_own_alone(database: Database) -> None:
+    def fail(_: Repository) -> Never:
+        raise RuntimeError
+
+    records = [a_record() for _ in range(20)]
+    outcomes = await asyncio.gather(
+        *(database.write(fail) if number % 5 == 0 else keep(database, records[number]) for number in range(20)),
+        return_exceptions=True,
+    )
+    assert [isinstance(outcome, RuntimeError) for outcome in outcomes] == [number % 5 == 0 for number in range(20)]
+    assert len(await ids(database)) == 16
+
+
+async def test_a_write_that_is_cancelled_before_its_turn_never_happens(database: Database) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(_: Repository) -> None:
+        begun.set()
+        go_on.wait(10)
+
+    first = asyncio.create_task(database.write(slow))
+    await asyncio.to_thread(begun.wait, 10)
+    record = a_record()
+    second = asyncio.create_task(database.write(lambda catalogue: catalogue.insert_pending([record])))
+    await asyncio.sleep(0)
+    second.cancel()
+    first.cancel()
+    await asyncio.sleep(0.05)
+    assert not first.done(), "a transaction that runs is waited for"
+    go_on.set()
+    for task in (first, second):
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    await keep(database, record)
 
 
 async def test_writers_of_two_processes_take_turns(tmp_path: Path) -> None:

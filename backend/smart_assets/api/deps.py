@@ -1,4 +1,7 @@
-"""What routes ask for."""
+"""What routes ask for.
+
+All are coroutines: FastAPI would run plain functions in threads, which costs more than they do.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from smart_assets.settings import is_loopback
 _bearer = HTTPBearer(auto_error=False, bearerFormat="key", description="A key, where the service has keys set.")
 
 
-def get_runtime(request: Request) -> Runtime:
+async def get_runtime(request: Request) -> Runtime:
     """What the running service is made of."""
     runtime: Runtime = request.app.state.runtime
     return runtime
@@ -26,7 +29,7 @@ def get_runtime(request: Request) -> Runtime:
 RuntimeDep = Annotated[Runtime, Depends(get_runtime)]
 
 
-def get_caller(request: Request, runtime: RuntimeDep, _: Annotated[object, Security(_bearer)]) -> Caller:
+async def get_caller(request: Request, runtime: RuntimeDep, _: Annotated[object, Security(_bearer)]) -> Caller:
     """Who is calling; Unauthorized before anything of the body is read."""
     return runtime.api_keys.authenticate(request.headers.get("authorization"))
 
@@ -34,7 +37,7 @@ def get_caller(request: Request, runtime: RuntimeDep, _: Annotated[object, Secur
 CallerDep = Annotated[Caller, Depends(get_caller)]
 
 
-def get_presenter(request: Request, runtime: RuntimeDep) -> Presenter:
+async def get_presenter(request: Request, runtime: RuntimeDep) -> Presenter:
     """Shows assets with addresses this request's sender can use."""
     base_url = runtime.settings.public_url or str(request.base_url).rstrip("/")
     return Presenter(runtime.delivery, base_url)
@@ -43,7 +46,7 @@ def get_presenter(request: Request, runtime: RuntimeDep) -> Presenter:
 PresenterDep = Annotated[Presenter, Depends(get_presenter)]
 
 
-def require_operator(request: Request, runtime: RuntimeDep, _: Annotated[object, Security(_bearer)]) -> None:
+async def require_operator(request: Request, runtime: RuntimeDep, _: Annotated[object, Security(_bearer)]) -> None:
     """Let in who runs the service: from this machine without a proxy between, or with a key."""
     client = request.client.host if request.client else ""
     if is_loopback(client) and "x-forwarded-for" not in request.headers and "forwarded" not in request.headers:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
 from sqlalchemy import Engine, create_engine, event
@@ -14,7 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from smart_assets.catalogue.migrations import upgrade_to_head
 from smart_assets.catalogue.repository import Repository
 from smart_assets.errors import CatalogueUnavailable, ConfigurationError
-from smart_assets.threads import Threads
+from smart_assets.threads import Threads, finished
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +25,16 @@ Result = TypeVar("Result")
 
 READERS = 4
 BUSY_TIMEOUT_MS = 10_000
+MAX_SHARED = 64
+"""Transactions that may share one commit."""
+
+
+@dataclass(frozen=True)
+class _Write:
+    """A piece of work that waits for its transaction."""
+
+    work: Callable[[Repository], Any]
+    outcome: Future[Any] = field(default_factory=Future)
 
 
 class Database:
@@ -30,16 +43,19 @@ class Database:
     `read` and `write` run `work(repository)` in a thread and return its result; `work` is one transaction, committed
     durably when it returns and rolled back when it raises. A task that is cancelled meanwhile hears of it when the
     transaction has ended, one way or the other, so that nothing is committed behind its back.
-    SQLite takes one writer at a time, so writers queue here,
-    in order, instead of polling for its lock.
+
+    SQLite takes one writer at a time, so writers queue here, in order, instead of polling for its lock. Those that
+    queue up during one commit share the next: a commit is a sync of the disk, and costs more than all they do. So
+    `work` may be run a second time, alone, and must do nothing but ask the repository.
     """
 
     def __init__(self, engine: Engine) -> None:
         """Use `open` where the schema may have to be made first."""
         self._engine = engine
         self._writing = engine.execution_options(smart_assets_writes=True)
-        self._writers = Threads("catalogue-write", 1)
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="catalogue-write")
         self._readers = Threads("catalogue-read", READERS)
+        self._queue: deque[_Write] = deque()
 
     @classmethod
     def open(cls, url: str) -> Self:
@@ -65,7 +81,36 @@ class Database:
 
     async def write(self, work: Callable[[Repository], Result]) -> Result:
         """Run `work` in a transaction of its own; what it changed is durable when this returns."""
-        return await self._writers.run(lambda: self._run(self._writing, work))
+        write = _Write(work)
+        self._queue.append(write)
+        self._writer.submit(self._commit_queued)
+        result: Result = await finished(write.outcome)
+        return result
+
+    def _commit_queued(self) -> None:
+        """Commit everything that waits, in the writer's thread; nothing, where an earlier turn has done so."""
+        writes: list[_Write] = []
+        while self._queue and len(writes) < MAX_SHARED:
+            write = self._queue.popleft()
+            if write.outcome.set_running_or_notify_cancel():
+                writes.append(write)
+        if len(writes) > 1 and self._commit_together(writes):
+            return
+        for write in writes:
+            try:
+                write.outcome.set_result(self._run(self._writing, write.work))
+            except BaseException as error:  # noqa: BLE001 - it is for whoever waits for the outcome
+                write.outcome.set_exception(error)
+
+    def _commit_together(self, writes: list[_Write]) -> bool:
+        """Commit `writes` as one transaction; False where one of them fails: then each is to have its own."""
+        try:
+            results = self._run(self._writing, lambda catalogue: [write.work(catalogue) for write in writes])
+        except Exception:  # noqa: BLE001 - run alone, it will raise again, to whom it belongs
+            return False
+        for write, result in zip(writes, results, strict=True):
+            write.outcome.set_result(result)
+        return True
 
     def _run(self, engine: Engine, work: Callable[[Repository], Result]) -> Result:
         try:
@@ -77,8 +122,8 @@ class Database:
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._writers.run(self._engine.dispose)
-        self._writers.close()
+        await self._readers.run(self._engine.dispose)
+        self._writer.shutdown(wait=False)
         self._readers.close()
 
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, delete, func, insert, literal_column, or_, select, update
+from sqlalchemy import ColumnElement, Row, bindparam, delete, func, insert, literal_column, or_, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection
 
@@ -28,6 +28,34 @@ from smart_assets.visibility import Visibility
 # What a caller may see. Written out, not bound, so that the planner knows it when it chooses an index.
 _VISIBLE: ColumnElement[bool] = literal_column(f"assets.state IN ('{AssetState.READY}', '{AssetState.MOVING}')")
 _UNSETTLED: ColumnElement[bool] = literal_column(f"assets.state != '{AssetState.READY}'")
+
+# What every upload and every fetch by id runs is built once: building costs more than running it.
+_INSERT = insert(assets)
+_MARK_READY = (
+    update(assets)
+    .where(
+        assets.c.id == bindparam("asset_id"),
+        assets.c.state == literal_column(f"'{AssetState.PENDING}'"),
+        assets.c.lease.is_not_distinct_from(bindparam("held_by")),
+    )
+    .values(
+        state=AssetState.READY,
+        lease=None,
+        variants=bindparam("variants"),
+        thumbhash=bindparam("thumbhash"),
+        dominant_color=bindparam("dominant_color"),
+    )
+)
+_NEW_TOTALS = upsert(storage_totals)
+_ADD_TO_TOTALS = _NEW_TOTALS.on_conflict_do_update(
+    index_elements=["storage"],
+    set_={
+        "assets": storage_totals.c.assets + _NEW_TOTALS.excluded.assets,
+        "bytes": storage_totals.c.bytes + _NEW_TOTALS.excluded.bytes,
+    },
+)
+_GET = select(assets).where(assets.c.id == bindparam("asset_id"), _VISIBLE)
+_GET_OWNED = _GET.where(assets.c.owner == bindparam("owned_by"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,23 +92,20 @@ class Repository:
 
     def insert_pending(self, records: Sequence[AssetRecord]) -> None:
         """The intent: rows whose bytes are about to be written."""
-        self._connection.execute(insert(assets), [_to_row(record) for record in records])
+        self._connection.execute(_INSERT, [_to_row(record) for record in records])
         tags = [{"owner": record.owner, "tag": tag, "asset_id": record.id} for record in records for tag in record.tags]
         if tags:
             self._connection.execute(insert(asset_tags), tags)
 
     def mark_ready(self, record: AssetRecord) -> bool:
         """Close an upload's intent, with what was really made; False where the row was taken away meanwhile."""
-        closed = self._update(
-            record.id,
-            AssetState.PENDING,
-            record.lease,
-            state=AssetState.READY,
-            lease=None,
-            variants=[variant.to_json() for variant in record.variants],
-            thumbhash=record.thumbhash,
-            dominant_color=record.dominant_color,
-        )
+        made = {
+            "variants": [variant.to_json() for variant in record.variants],
+            "thumbhash": record.thumbhash,
+            "dominant_color": record.dominant_color,
+        }
+        where = {"asset_id": record.id, "held_by": record.lease}
+        closed = self._connection.execute(_MARK_READY, made | where).rowcount == 1
         if closed:
             self._add_to_totals(record.storage, 1, record.total_bytes)
         return closed
@@ -89,10 +114,8 @@ class Repository:
 
     def get(self, asset_id: UUID, owner: str | None = None) -> AssetRecord | None:
         """An asset a caller may see; with `owner`, only of that owner."""
-        criteria = [assets.c.id == asset_id, _VISIBLE]
-        if owner is not None:
-            criteria.append(assets.c.owner == owner)
-        row = self._connection.execute(select(assets).where(*criteria)).one_or_none()
+        query, where = (_GET, {}) if owner is None else (_GET_OWNED, {"owned_by": owner})
+        row = self._connection.execute(query, {"asset_id": asset_id, **where}).one_or_none()
         return _from_row(row) if row is not None else None
 
     def list(
@@ -223,16 +246,7 @@ class Repository:
         return result.rowcount == 1
 
     def _add_to_totals(self, storage: str, count: int, size: int) -> None:
-        statement = upsert(storage_totals).values(storage=storage, assets=count, bytes=size)
-        self._connection.execute(
-            statement.on_conflict_do_update(
-                index_elements=["storage"],
-                set_={
-                    "assets": storage_totals.c.assets + statement.excluded.assets,
-                    "bytes": storage_totals.c.bytes + statement.excluded.bytes,
-                },
-            )
-        )
+        self._connection.execute(_ADD_TO_TOTALS, {"storage": storage, "assets": count, "bytes": size})
 
     # ── Leases and what the dead left behind ────────────────────────────────────────────────────────────────────────
 

@@ -47,9 +47,10 @@ _MOST_SIDE = {ImageFormat.JPEG: 65535, ImageFormat.WEBP: 16383, ImageFormat.GIF:
 
 # To libjpeg all damage within the scans is a warning, and so are oddities of headers that every viewer shows the image
 # in spite of: stray bytes between markers, an unknown JFIF revision or Adobe transform, wrong parameters of a scan.
-# So JPEGs fail on warnings, and one that warned of nothing below gets a second chance. What is no warning to libjpeg,
-# such as a changed coefficient, nobody can know. The other decoders call only damage a warning; libpng's about colour
-# profiles pass. libvips' own `thumbnail_buffer` and `thumbnail_source` ignore `fail_on`; files and images do not.
+# So JPEGs fail on warnings, and one that warned of nothing below gets a second chance. The other decoders call only
+# damage a warning; libpng's about colour profiles pass. What no decoder notices nobody can know: a changed coefficient
+# of a JPEG, most of a WebP, which has no checksum. (libvips' `thumbnail_buffer` and `thumbnail_source` ignore `fail_on`
+# altogether; its loaders do not.)
 _DAMAGED_SCAN = re.compile(
     r"bad Huffman code|bad arithmetic|premature end|instead of RST|extraneous bytes before marker 0xd[0-7]",
     re.IGNORECASE,
@@ -156,10 +157,12 @@ def _decode(job: RenderJob, width: int, height: int) -> _Picture:
 
 
 def _check_header(job: RenderJob) -> None:
-    """Raise CorruptImage where the decoder would see more pixels than were let in."""
-    header = _open(job, fail_on="none")
-    if header.width * header.height > job.info.width * job.info.height * job.info.frames:
+    """Raise CorruptImage where the decoder sees more pixels than were let in, or fewer frames."""
+    header, info = _open(job, fail_on="none"), job.info
+    if header.width * header.height > info.width * info.height * info.frames:
         raise CorruptImage(f"the decoder sees {header.width}x{header.height} pixels, more than the header says")
+    if keeps_animation(info, job.options) and header.height < header.get_page_height() * info.frames:
+        raise CorruptImage(f"the animation breaks off before the last of its {info.frames} frames")
 
 
 def _open(job: RenderJob, **options: Any) -> pyvips.Image:

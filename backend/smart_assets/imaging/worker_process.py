@@ -28,9 +28,9 @@ def prepare(memory_bytes: int) -> None:
     threading.Thread(target=_follow_parent, daemon=True).start()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _use_one_arena()
-    # What an idle worker has mapped is libraries for the most part, and no use of memory.
-    limit = _address_space() + memory_bytes
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    if mapped := _address_space():
+        # What an idle worker has mapped is libraries for the most part, and no use of memory.
+        resource.setrlimit(resource.RLIMIT_AS, (mapped + memory_bytes, mapped + memory_bytes))
 
 
 def _follow_parent() -> None:
