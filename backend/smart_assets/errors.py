@@ -29,6 +29,7 @@ An error knows what went wrong in words a caller can act on, and a stable snake_
     │   ├── AssetBusy                 another change of the same asset is under way
     │   └── PreconditionFailed
     ├── RangeNotSatisfiable
+    ├── NoSpace                       no room left for temporary files
     ├── Busy                          no room for the work just now
     │   └── CatalogueUnavailable      the database is locked, full or gone
     └── StorageError                  see `storage.errors`
@@ -36,6 +37,9 @@ An error knows what went wrong in words a caller can act on, and a stable snake_
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -213,6 +217,26 @@ class RangeNotSatisfiable(SmartAssetsError):
         """`size` in bytes."""
         super().__init__(f"the range lies outside the {size} bytes there are")
         self.size = size
+
+
+class NoSpace(SmartAssetsError):
+    """No room left on the disk for temporary files."""
+
+    code = "storage_full"
+
+
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@contextmanager
+def no_space() -> Iterator[None]:
+    """Let an OSError that says the disk is full out as NoSpace."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise NoSpace("no room left for temporary files") from error
+        raise
 
 
 class Busy(SmartAssetsError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shutil
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from smart_assets.errors import ConfigurationError
 from smart_assets.imaging.sizes import check_presets
 from smart_assets.imaging.workers import RenderPool
 from smart_assets.maintenance.reconcile import Reconciler
+from smart_assets.scratch import ScratchDirectory
 from smart_assets.settings import Settings
 from smart_assets.storage.errors import StorageNotConfigured
 from smart_assets.storage.factory import storage_names
@@ -75,11 +75,17 @@ async def running(settings: Settings) -> AsyncIterator[Runtime]:
         await _open_storages(storages, database)
         renderer = RenderPool(settings.imaging)
         closing.push_async_callback(renderer.close)
-        temporary_dir = settings.temporary_dir / lease.id
-        temporary_dir.mkdir(mode=0o700)
-        closing.callback(shutil.rmtree, temporary_dir, ignore_errors=True)
+        own_scratch = ScratchDirectory(settings.temporary_dir)
+        closing.callback(own_scratch.close)
         settling = Settling(database, storages)
-        reconciler = Reconciler(database, settling, lease, settings.lease_seconds, settings.temporary_dir)
+        reconciler = Reconciler(
+            database,
+            settling,
+            lease,
+            threads,
+            lease_seconds=settings.lease_seconds,
+            temporary_dir=settings.temporary_dir,
+        )
         await closing.enter_async_context(_in_background(reconciler.run()))
         yield Runtime(
             settings=settings,
@@ -91,7 +97,7 @@ async def running(settings: Settings) -> AsyncIterator[Runtime]:
             delivery=Delivery(settings, database, storages, UrlSigner.from_settings(settings), threads),
             reconciler=reconciler,
             threads=threads,
-            temporary_dir=temporary_dir,
+            temporary_dir=own_scratch.path,
         )
 
 

@@ -23,7 +23,12 @@ MiB = 1024 * 1024
 
 
 def _split_commas(value: object) -> object:
-    return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    items = [item.strip() for item in value.split(",") if item.strip()]
+    if value.strip() and not items:
+        raise ValueError("holds nothing but commas")
+    return items
 
 
 def _without_trailing_slash(value: str) -> str:
@@ -83,6 +88,14 @@ class MemoryStorageSettings(_Group):
     """The `memory` storage: one process only, forgotten at restart."""
 
     max_bytes: int = Field(256 * MiB, ge=1, description="Most bytes it holds; past it writes answer `storage_full`.")
+
+
+class DirectStorageSettings(_Group):
+    """The `direct` storage: the bytes come back in the answer."""
+
+    max_bytes: int = Field(
+        64 * MiB, ge=1, description="Most bytes of one request's files: they are in memory until the answer is sent."
+    )
 
 
 class Settings(BaseSettings):
@@ -149,6 +162,7 @@ class Settings(BaseSettings):
     policy: PolicySettings = PolicySettings()
     imaging: ImagingSettings = ImagingSettings()
     memory: MemoryStorageSettings = MemoryStorageSettings()
+    direct: DirectStorageSettings = DirectStorageSettings()
 
     @property
     def open_mode(self) -> bool:

@@ -18,8 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smart_assets.assets.spool import MEMORY_BYTES, Spool
-from smart_assets.errors import BodyTooLarge
-from smart_assets.storage.errors import StorageFull
+from smart_assets.errors import BodyTooLarge, NoSpace
 
 CHUNK = os.urandom(64 * 1024)
 LARGE = CHUNK * 40
@@ -147,10 +146,10 @@ def disk_of(size: int) -> Iterator[None]:
 
 async def test_a_full_disk_is_said_and_what_was_written_removed(tmp_path: Path) -> None:
     async with Spool(tmp_path, 1 << 30) as spool:
-        with disk_of(100_000), pytest.raises(StorageFull):
+        with disk_of(100_000), pytest.raises(NoSpace):
             await spool.write(LARGE)
     async with await filled(tmp_path, CHUNK * 2) as spool:
-        with disk_of(100_000), pytest.raises(StorageFull):
+        with disk_of(100_000), pytest.raises(NoSpace):
             await spool.as_file()
     assert files_in(tmp_path) == []
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,7 +20,7 @@ from smart_assets.errors import CatalogueUnavailable, ConfigurationError
 from smart_assets.formats import ImageFormat
 from smart_assets.visibility import Visibility
 
-LEASE = "lease"
+LEASE = "lease/1"
 EVERYTHING = AssetFilter()
 
 
@@ -121,8 +121,9 @@ async def test_pages_follow_one_another_while_assets_come_and_go(database: Datab
     first = await database.read(lambda catalogue: catalogue.list(EVERYTHING, limit=4))
     assert [record.id for record in first] == kept[:4:-1]
     await keep(database, a_record())
+    wanted = a_record(lease=LEASE)
     await database.write(lambda catalogue: catalogue.begin_deleting(kept[5], LEASE))
-    await database.write(lambda catalogue: catalogue.remove(kept[5], AssetState.DELETING))
+    await database.write(lambda catalogue: catalogue.remove(replace(wanted, id=kept[5])))
     second = await database.read(lambda catalogue: catalogue.list(EVERYTHING, limit=4, after=first[-1].id))
     assert [record.id for record in second] == kept[4:0:-1]
     oldest = await database.read(lambda catalogue: catalogue.list(EVERYTHING, limit=2, newest_first=False))
@@ -160,17 +161,25 @@ async def test_totals_follow_every_change_of_state(database: Database) -> None:
 async def test_removing_an_asset_removes_its_tags(database: Database) -> None:
     (kept,) = await keep(database, a_record())
     await database.write(lambda catalogue: catalogue.begin_deleting(kept.id, LEASE))
-    assert await database.write(lambda catalogue: catalogue.remove(kept.id, AssetState.DELETING))
+    assert await database.write(lambda catalogue: catalogue.remove(replace(kept, lease=LEASE)))
     (again,) = await keep(database, replace(a_record(), tags=("trip",)))
     assert await ids(database, AssetFilter(tag="trip")) == [again.id]
 
 
 async def test_abandoned_is_what_no_living_process_is_at_work_on(database: Database) -> None:
-    mine, theirs, nobodys, dead = (a_record(lease=lease) for lease in ("mine", "theirs", None, "dead"))
-    await database.write(lambda catalogue: catalogue.insert_pending([mine, theirs, nobodys, dead]))
+    claims = ("mine/1", "mine/2", "theirs/1", None, "dead/1")
+    held, given_up, theirs, nobodys, dead = (a_record(lease=claim) for claim in claims)
+    await database.write(lambda catalogue: catalogue.insert_pending([held, given_up, theirs, nobodys, dead]))
     await keep(database, a_record())
-    found = await database.read(lambda catalogue: catalogue.abandoned(["theirs"], [mine.id], 10))
-    assert [record.id for record in found] == [nobodys.id, dead.id]
+
+    def abandoned(after: UUID | None, limit: int) -> Callable[[Repository], tuple[AssetRecord, ...]]:
+        return lambda catalogue: catalogue.abandoned(
+            own_lease="mine", held=["mine/1"], living=["mine", "theirs"], after=after, limit=limit
+        )
+
+    found = await database.read(abandoned(None, 10))
+    assert [record.id for record in found] == [given_up.id, nobodys.id, dead.id]
+    assert [record.id for record in await database.read(abandoned(given_up.id, 1))] == [nobodys.id]
 
 
 async def test_a_transaction_that_raises_leaves_nothing(database: Database) -> None:

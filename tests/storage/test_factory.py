@@ -39,7 +39,7 @@ async def test_local_keeps_its_assets_in_the_data_directory(settings: Settings) 
     storage = get_storage_backend("local", settings)
     await storage.upload("public/a.png", image(), content_type=PNG)
     assert (settings.data_dir / "assets/public/a.png").read_bytes() == image()
-    assert list(settings.temporary_dir.iterdir()) == []
+    assert not [path for path in settings.temporary_dir.rglob("*") if path.is_file()]
     await storage.close()
 
 

@@ -9,8 +9,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -24,7 +24,7 @@ from smart_assets.errors import AssetNotFound, Busy
 from smart_assets.formats import ImageFormat
 from smart_assets.settings import Settings
 from smart_assets.storage.base import ObjectAtHand, SignedUrl, StorageBackend
-from smart_assets.storage.errors import ObjectNotFound
+from smart_assets.storage.errors import ObjectNotFound, StorageNotConfigured, StorageUnavailable
 from smart_assets.storage.keys import ORIGINAL, AssetKey, parse_asset_key
 from smart_assets.storage.registry import Storages
 from smart_assets.threads import Threads
@@ -63,7 +63,8 @@ class Deliverable:
         """The bytes, where they are in memory already and few enough for one piece; None where `read` must be used."""
         if isinstance(self.source, StoredBytes) or end - start > CHUNK_BYTES * 2:
             return None
-        return self.source.read(start, end - start, wait=False)
+        with _disk_errors():
+            return self.source.read(start, end - start, wait=False)
 
     async def read(self, start: int, end: int) -> AsyncIterator[bytes]:
         """The bytes from `start` up to but not including `end`, in pieces."""
@@ -74,9 +75,10 @@ class Deliverable:
             return
         while start < end:
             length = min(CHUNK_BYTES, end - start)
-            piece = self.source.read(start, length, wait=False)
-            if piece is None:
-                piece = await self.threads.run(partial(self.source.read, start, length, wait=True))
+            with _disk_errors():
+                piece = self.source.read(start, length, wait=False)
+                if piece is None:
+                    piece = await self.threads.run(partial(self.source.read, start, length, wait=True))
             if not piece:
                 raise ObjectNotFound("the object ended before its size")
             yield piece
@@ -86,6 +88,14 @@ class Deliverable:
         """Give back what is held open."""
         if not isinstance(self.source, StoredBytes):
             self.source.close()
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageUnavailable("the object could not be read") from error
 
 
 @dataclass(frozen=True)
@@ -107,7 +117,7 @@ class Delivery:
         self._storages = storages
         self._signer = signer
         self._threads = threads
-        self._default_expiry = settings.signed_url_seconds
+        self._default_expiry = min(settings.signed_url_seconds, settings.policy.max_signed_expiry_seconds)
         self._public_cache_seconds = settings.public_cache_seconds
 
     # ── Making addresses ────────────────────────────────────────────────────────────────────────────────────────────
@@ -120,10 +130,15 @@ class Delivery:
         """
         key = _key(record, variant)
         if key.startswith("public/"):
-            backend = self._storages.get(record.storage)
-            return Link(backend.url(key) or f"{base_url}/assets/{key}")
+            return Link(self._public_url(record, key) or f"{base_url}/assets/{key}")
         signature = self._signer.sign(key, self._default_expiry)
         return Link(f"{base_url}/assets/{key}?{signature.query}", signature.expires_at)
+
+    def _public_url(self, record: AssetRecord, key: str) -> str | None:
+        try:
+            return self._storages.get(record.storage).url(key)
+        except StorageNotConfigured:
+            return None  # one asset whose storage is gone must not break a whole list
 
     async def signed_url(self, record: AssetRecord, size: str | None, expiry_seconds: int, base_url: str) -> SignedUrl:
         """A URL good for `expiry_seconds`: the storage's own where it signs, else ours. VariantNotFound."""

@@ -1,51 +1,52 @@
-"""A process's sign of life, and the assets it is at work on.
+"""A process's sign of life, and the rows it is at work on.
 
-A row that is not `ready` carries the lease of the process at work on it. As long as the lease's beat goes up, nobody
-else touches the row; when it stops, any living process finishes what was begun (`maintenance.reconcile`).
+A row that is not `ready` names who is at work on it: a *claim*, made of the process's lease and a number of its own
+for each piece of work. As long as the lease's beat goes up and the claim is held, nobody else touches the row;
+otherwise any living process claims it and finishes what was begun (`maintenance.reconcile`). Whoever changes a row
+says which claim it does so under, so who was too slow changes nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from uuid import UUID, uuid4
+from itertools import count
+from uuid import uuid4
 
 from smart_assets.catalogue.database import Database
 
 
 class Lease:
-    """This process's lease."""
+    """This process's lease, and the claims under it."""
 
     def __init__(self, database: Database) -> None:
         """A new lease; it is in force from the first `renew`."""
         self.id = str(uuid4())
         self._database = database
-        self._beat = 0
-        self._held: set[UUID] = set()
+        self._beats = count(1)
+        self._numbers = count(1)
+        self._held: set[str] = set()
 
     @property
-    def held(self) -> frozenset[UUID]:
-        """The assets some task of this process is at work on right now."""
+    def held(self) -> frozenset[str]:
+        """The claims some task of this process works under right now. A row of any other of its claims was given up."""
         return frozenset(self._held)
 
     @contextmanager
-    def hold(self, *asset_ids: UUID) -> Iterator[None]:
-        """Be at work on assets. A row of this lease that nobody holds was given up, and is finished like a dead one's.
-
-        Hold before the row says so, let go after it says something else.
-        """
-        self._held.update(asset_ids)
+    def claim(self) -> Iterator[str]:
+        """A claim of its own for one piece of work, held as long as the context lasts."""
+        claim = f"{self.id}/{next(self._numbers)}"
+        self._held.add(claim)
         try:
-            yield
+            yield claim
         finally:
-            self._held.difference_update(asset_ids)
+            self._held.discard(claim)
 
     async def renew(self) -> None:
         """Show that the process lives."""
-        self._beat += 1
-        beat = self._beat
+        beat = next(self._beats)
         await self._database.write(lambda catalogue: catalogue.beat(self.id, beat))
 
     async def give_back(self) -> None:
-        """End the lease; rows it still holds are finished by whoever comes next."""
+        """End the lease; rows still claimed under it are finished by whoever comes next."""
         await self._database.write(lambda catalogue: catalogue.drop_leases([self.id]))

@@ -125,15 +125,15 @@ class Library:
         return wanted if written else None
 
     async def _change_visibility(self, record: AssetRecord, wanted: AssetRecord) -> AssetRecord | None:
-        moving = replace(record, state=AssetState.MOVING, target_visibility=wanted.visibility, lease=self._lease.id)
-        with self._lease.hold(record.id):
+        with self._lease.claim() as claim:
+            moving = replace(record, state=AssetState.MOVING, target_visibility=wanted.visibility, lease=claim)
             begun = await self._database.write(
-                lambda catalogue: catalogue.begin_moving(record.id, wanted.visibility, record.version, self._lease.id)
+                lambda catalogue: catalogue.begin_moving(record.id, wanted.visibility, record.version, claim)
             )
             if not begun:
                 return None
             try:
-                finished = await self._settling.finish_moving(moving, replace(wanted, lease=self._lease.id))
+                finished = await self._settling.finish_moving(moving, replace(wanted, lease=claim))
             except StorageError as error:
                 raise StorageUnavailable(
                     "the storage did not carry out the change of visibility; it will be settled, try again then"
@@ -147,15 +147,18 @@ class Library:
         be removed as soon as it does. AssetNotFound the second time.
         """
         record = await self.get(asset_id, owner)
-        deleting = replace(record, state=AssetState.DELETING, lease=self._lease.id)
-        with self._lease.hold(asset_id):
-            if not await self._database.write(lambda catalogue: catalogue.begin_deleting(asset_id, self._lease.id)):
-                await self.get(asset_id, owner)
-                raise AssetBusy("another change of this asset is under way")
-            gone = await asyncio.shield(self._settling.finish_deleting(deleting))
-        if not gone and self._storages.get(record.storage).capabilities.at_hand:
+        backend = self._storages.get(record.storage)
+        gone = await asyncio.shield(self._delete(record, owner))
+        if not gone and backend.capabilities.at_hand:
             # What delivery reads straight from disk it would still hand out.
             raise StorageUnavailable("the bytes could not be removed yet; they will be")
+
+    async def _delete(self, record: AssetRecord, owner: str | None) -> bool:
+        with self._lease.claim() as claim:
+            if not await self._database.write(lambda catalogue: catalogue.begin_deleting(record.id, claim)):
+                await self.get(record.id, owner)
+                raise AssetBusy("another change of this asset is under way")
+            return await self._settling.finish_deleting(replace(record, state=AssetState.DELETING, lease=claim))
 
     async def statistics(self) -> Statistics:
         """Totals by storage, without counting anything."""

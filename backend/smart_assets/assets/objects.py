@@ -42,6 +42,11 @@ def object_keys(record: AssetRecord) -> list[str]:
     return [original_key(record), *(variant_key(record, variant) for variant in record.variants)]
 
 
+def required_keys(record: AssetRecord) -> frozenset[str]:
+    """The keys under which there is an object: the original's, and those of the sizes that were made."""
+    return frozenset([original_key(record), *(variant_key(record, variant) for variant in record.made_variants)])
+
+
 def effective_visibility(record: AssetRecord) -> Visibility:
     """What callers are told: an asset on its way to or from private is private."""
     if Visibility.PRIVATE in (record.visibility, record.target_visibility):

@@ -1,4 +1,4 @@
-"""Closing what was begun: the bytes follow what a row says, then the row says that they have.
+"""Closing what was begun: the row says first what is to happen, under a claim; the bytes follow; the row is closed.
 
 Used by those who begin (uploads, the library) and by `maintenance.reconcile` for those who did not live to finish.
 Everything here may be done again from the start, at any point.
@@ -6,75 +6,76 @@ Everything here may be done again from the start, at any point.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from smart_assets import observability
-from smart_assets.assets.objects import object_keys
+from smart_assets.assets.objects import object_keys, required_keys
 from smart_assets.catalogue.database import Database
 from smart_assets.catalogue.models import AssetRecord, AssetState
-from smart_assets.errors import Busy, SmartAssetsError
+from smart_assets.errors import Busy, CatalogueUnavailable
 from smart_assets.storage.base import StorageBackend
-from smart_assets.storage.errors import ObjectNotFound, StorageError
+from smart_assets.storage.errors import ObjectNotFound
 from smart_assets.storage.registry import Storages
 from smart_assets.visibility import Visibility
 
 logger = logging.getLogger(__name__)
 
+CATALOGUE_RETRIES = 10
+
 
 class Settling:
-    """Finishes deletions and changes of visibility."""
+    """Finishes uploads that failed, deletions, and changes of visibility."""
 
     def __init__(self, database: Database, storages: Storages) -> None:
         """Over the catalogue and the storages of this process."""
         self._database = database
         self._storages = storages
 
-    async def finish_deleting(self, record: AssetRecord) -> bool:
-        """Remove the bytes of a row that is `deleting` (or of a `pending` one of our own), then the row.
+    async def undo_upload(self, record: AssetRecord) -> bool:
+        """Remove what an upload wrote, and its `pending` row, claimed as `record` says; False where bytes are left.
 
-        False where bytes are left: the row then stays, is `deleting`, and is tried again later.
+        Nothing is removed of an asset that turns out to be `ready`: the upload was closed, and only its answer lost.
         """
-        try:
-            backend = self._storages.get(record.storage)
-        except StorageError:
-            logger.exception("an asset to delete lies in a storage that is not configured", extra=_names(record))
-            return False
+        state = await self._database.write(lambda catalogue: catalogue.give_up_pending(record))
+        if state is AssetState.READY:
+            return True
+        # Whatever else the row says, or where it is gone: nobody else writes these keys, and nobody misses them.
+        return await self.finish_deleting(replace(record, state=AssetState.DELETING))
+
+    async def finish_deleting(self, record: AssetRecord) -> bool:
+        """Remove the bytes of a row that is `deleting`, claimed as `record` says, then the row.
+
+        False where bytes are left: the row stays, and is tried again later.
+        """
+        backend = self._storages.get(record.storage)
         if await backend.cleanup_failed_assets(object_keys(record)):
-            if record.state is AssetState.PENDING:
-                await self._database.write(lambda catalogue: catalogue.give_up_pending(record.id, record.lease))
             return False
-        await self._database.write(
-            lambda catalogue: catalogue.remove(record.id, AssetState.PENDING, AssetState.DELETING)
-        )
+        await self._database.write(lambda catalogue: catalogue.remove(record))
         return True
 
     async def finish_moving(self, record: AssetRecord, finished: AssetRecord) -> AssetRecord:
         """Carry out the change of visibility that `record`, which is `moving`, announces; `finished` is the row then.
 
-        On its way to public a failure is undone. On its way to private nothing is: the row stays `moving`, is shown as
-        private, and is settled as private later. Either way the error comes out, and no public copy stays.
+        On its way to public whatever fails is undone. On its way to private nothing is: the row stays `moving`, is
+        shown as private, and is settled as private later. Either way the error comes out, and no public copy stays.
         """
         backend = self._storages.get(record.storage)
         target = finished.visibility
         try:
-            await _set_visibility(backend, record, target)
+            await _set_visibility(backend, record, target, required=required_keys(record))
+            await self._close_moving(finished)
         except BaseException:
             if target is Visibility.PUBLIC:
                 await self._undo_publishing(record)
             raise
-        if not await self._database.write(lambda catalogue: catalogue.finish_moving(finished)):
-            raise Busy("the change took too long and was undone by another process; try again")
         return finished
 
-    async def _undo_publishing(self, record: AssetRecord) -> None:
-        try:
-            await self.settle_as_private(record)
-        except SmartAssetsError:
-            # The row stays `moving`, so it is shown as private, and is settled in the background.
-            observability.BACKGROUND_FAILURES.labels("undo_publishing").inc()
-            logger.exception("could not undo a change to public", extra=_names(record))
+    async def _close_moving(self, finished: AssetRecord) -> None:
+        if not await self._database.write(lambda catalogue: catalogue.finish_moving(finished)):
+            raise Busy("the change took too long and was taken over by another process; try again")
 
     async def settle_as_private(self, record: AssetRecord) -> None:
         """End an unfinished change of visibility with every byte private, whichever way it was going.
@@ -82,8 +83,7 @@ class Settling:
         Nobody was told that the asset is public, or is going to be; and a public copy of a private image must never
         stay. Raises StorageError where that cannot be done now.
         """
-        backend = self._storages.get(record.storage)
-        await _set_visibility(backend, record, Visibility.PRIVATE, missing_is_an_error=False)
+        await _set_visibility(self._storages.get(record.storage), record, Visibility.PRIVATE)
         changed = record.visibility is not Visibility.PRIVATE
         settled = replace(
             record,
@@ -93,20 +93,49 @@ class Settling:
         )
         await self._database.write(lambda catalogue: catalogue.finish_moving(settled))
 
+    async def _undo_publishing(self, record: AssetRecord) -> None:
+        """Make private again what was made public, as the row wants it now; never raises."""
+        try:
+            current = await self._current(record)
+            if current is None:  # deleted meanwhile
+                both = [replace(record, visibility=visibility) for visibility in Visibility]
+                keys = [key for each in both for key in object_keys(each)]
+                await self._storages.get(record.storage).cleanup_failed_assets(keys)
+            elif current.state is AssetState.MOVING and current.lease == record.lease:
+                await self.settle_as_private(record)
+            elif current.visibility is Visibility.PRIVATE:  # settled by another process, before our last moves
+                await _set_visibility(self._storages.get(record.storage), record, Visibility.PRIVATE)
+        except Exception:
+            # The row is still `moving` under our claim: it is shown as private, and settled in the background.
+            observability.BACKGROUND_FAILURES.labels("undo_publishing").inc()
+            logger.exception("could not undo a change to public yet", extra=names(record))
+
+    async def _current(self, record: AssetRecord) -> AssetRecord | None:
+        """The row as it is now. A catalogue that is away for a moment is waited for: public bytes may hang on it."""
+        for _ in range(CATALOGUE_RETRIES):
+            try:
+                return await self._database.read(lambda catalogue: catalogue.get_in_any_state(record.id))
+            except CatalogueUnavailable:
+                await asyncio.sleep(1)
+        return await self._database.read(lambda catalogue: catalogue.get_in_any_state(record.id))
+
 
 async def _set_visibility(
-    backend: StorageBackend, record: AssetRecord, target: Visibility, *, missing_is_an_error: bool = True
+    backend: StorageBackend, record: AssetRecord, target: Visibility, *, required: frozenset[str] = frozenset()
 ) -> None:
-    # An object may be at either key; moving the one that is not there says so, or that it was moved before.
+    """Move every object of the asset; ObjectNotFound where one of `required` (keys as `record` has them) is gone."""
+    # An object may be at either key; moving one that is not there says so, or that it was moved before.
     origin = Visibility.PUBLIC if target is Visibility.PRIVATE else Visibility.PRIVATE
-    for key in object_keys(replace(record, visibility=origin)):
+    keys = zip(object_keys(record), object_keys(replace(record, visibility=origin)), strict=True)
+    for known_as, key in keys:
         try:
             await backend.set_visibility(key, target)
         except ObjectNotFound:
-            logger.exception("an object of an asset is missing", extra={"key": key, **_names(record)})
-            if missing_is_an_error:
+            if known_as in required:
                 raise
+            logger.warning("an object of an asset is missing", extra={"key": key, **names(record)})
 
 
-def _names(record: AssetRecord) -> dict[str, str]:
+def names(record: AssetRecord) -> dict[str, str]:
+    """What a log line says of an asset."""
     return {"asset": str(record.id), "storage": record.storage, "state": record.state}

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -16,8 +14,7 @@ from typing import Self
 
 import anyio.to_thread
 
-from smart_assets.errors import BodyTooLarge
-from smart_assets.storage.errors import StorageFull
+from smart_assets.errors import BodyTooLarge, no_space
 
 MEMORY_BYTES = 1024 * 1024
 """A file up to this size stays in memory."""
@@ -25,7 +22,6 @@ MEMORY_BYTES = 1024 * 1024
 _BATCH_BYTES = 512 * 1024
 # One writev takes this many buffers. It also bounds what a sender of tiny chunks can make us hold beside the bytes.
 _BATCH_CHUNKS = os.sysconf("SC_IOV_MAX")
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 Chunk = bytes | memoryview
 
@@ -67,7 +63,7 @@ class Spool:
         await self.discard()
 
     async def write(self, chunk: Chunk) -> None:
-        """Take the next bytes; `chunk` is kept, not copied. Raises BodyTooLarge, StorageFull."""
+        """Take the next bytes; `chunk` is kept, not copied. Raises BodyTooLarge, NoSpace."""
         self.size += len(chunk)
         if self.size > self._max_bytes:
             raise BodyTooLarge(f"the file is larger than the limit of {self._max_bytes} bytes")
@@ -83,7 +79,7 @@ class Spool:
             await self._spill()
 
     async def finish(self) -> None:
-        """No more bytes follow. Raises StorageFull."""
+        """No more bytes follow. Raises NoSpace."""
         if self._on_disk:
             await self._spill(last=True)
         else:
@@ -92,7 +88,7 @@ class Spool:
         self.sha256 = self._hash.hexdigest()
 
     async def as_file(self) -> Path:
-        """The finished file's path; written now where it was in memory. Raises StorageFull."""
+        """The finished file's path; written now where it was in memory. Raises NoSpace."""
         if isinstance(self.source, Path):
             return self.source
         self._on_disk = True
@@ -128,7 +124,7 @@ class Spool:
         await anyio.to_thread.run_sync(partial(self._append, chunks, hashed=hashed, last=last))
 
     def _append(self, chunks: Sequence[Chunk], *, hashed: bool, last: bool) -> None:
-        with self._lock, _disk_full_as_storage_full():
+        with self._lock, no_space():
             if self._fd is None:
                 self._fd, self.source = self._create()
             if not hashed:
@@ -139,7 +135,7 @@ class Spool:
                 self._close()
 
     def _save(self, content: bytes) -> Path:
-        with self._lock, _disk_full_as_storage_full():
+        with self._lock, no_space():
             self._fd, path = self._create()
             _write_all(self._fd, [content])
             self._close()
@@ -182,13 +178,3 @@ def _write_all(fd: int, chunks: Sequence[Chunk]) -> None:
     left = memoryview(b"".join(chunks))[written:]
     while left:
         left = left[os.write(fd, left) :]
-
-
-@contextmanager
-def _disk_full_as_storage_full() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _NO_ROOM:
-            raise StorageFull("no room left for uploads") from error
-        raise

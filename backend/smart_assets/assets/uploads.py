@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -28,8 +27,8 @@ from smart_assets.assets.spool import Spool
 from smart_assets.catalogue.database import Database
 from smart_assets.catalogue.models import AssetRecord, AssetState, JsonObject, VariantRecord
 from smart_assets.catalogue.repository import Repository
-from smart_assets.errors import Busy, SmartAssetsError
-from smart_assets.imaging.jobs import RenderJob, Rendition
+from smart_assets.errors import BodyTooLarge, Busy, ImageError, SmartAssetsError, no_space
+from smart_assets.imaging.jobs import RenderJob, RenderResult, Rendition, RenditionFailure
 from smart_assets.imaging.probe import ImageInfo, Limits, probe
 from smart_assets.imaging.sizes import RenderOptions, Size, output_format, variant_name
 from smart_assets.imaging.strip import strip_metadata, strip_metadata_file
@@ -44,6 +43,9 @@ from smart_assets.visibility import Visibility
 Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
+
+PROBE_AT_ONCE_BYTES = 64 * 1024
+"""Up to this size probing takes less time than handing it to a thread."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +65,11 @@ class UploadOptions:
 
 @dataclass(frozen=True)
 class Upload:
-    """One file as it came: its bytes, and the name the caller gave it."""
+    """One file as it came: its bytes, the name the caller gave it, and why it could not be taken, if so."""
 
     spool: Spool
     filename: str | None
+    refused: SmartAssetsError | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,7 @@ class Uploads:
         if backend.capabilities.persistent:
             failures = await self._keep(backend, drafts, options)
         else:
+            self._check_total(drafts)
             failures = await self._make_all(backend, drafts, options)
         outcomes: list[UploadedAsset | Failure] = []
         for result in results:
@@ -155,9 +159,11 @@ class Uploads:
         return outcomes
 
     async def _prepare(self, upload: Upload, options: UploadOptions, owner: str, metadata: JsonObject) -> _Draft:
+        if upload.refused is not None:
+            raise upload.refused
         spool = upload.spool
         with observability.UPLOAD_STAGE_SECONDS.labels("probe").time():
-            info = await self._threads.run(lambda: probe(spool.source, self._limits))
+            info = await self._probe(spool.source)
         if options.strip_metadata:
             await self._strip(spool, info)
         asset_id = new_asset_id()
@@ -184,9 +190,13 @@ class Uploads:
             tags=options.tags,
             metadata=metadata,
             expires_at=options.expires_at,
-            lease=self._lease.id,
         )
         return _Draft(spool, info, record, record)
+
+    async def _probe(self, source: bytes | Path) -> ImageInfo:
+        if isinstance(source, bytes) and len(source) <= PROBE_AT_ONCE_BYTES:
+            return probe(source, self._limits)
+        return await self._threads.run(lambda: probe(source, self._limits))
 
     async def _strip(self, spool: Spool, info: ImageInfo) -> None:
         source = spool.source
@@ -195,11 +205,17 @@ class Uploads:
         else:
             target = source.with_name(f"{source.name}.stripped")
             try:
-                await self._threads.run(lambda: strip_metadata_file(source, target, info))
+                with no_space():
+                    await self._threads.run(lambda: strip_metadata_file(source, target, info))
             except BaseException:
                 target.unlink(missing_ok=True)
                 raise
             await spool.replace(target)
+
+    def _check_total(self, drafts: list[_Draft]) -> None:
+        total, most = sum(draft.spool.size for draft in drafts), self._settings.direct.max_bytes
+        if total > most:
+            raise BodyTooLarge(f"the answer would hold {total} bytes of images, over the limit of {most}")
 
     async def _keep(
         self, backend: StorageBackend, drafts: list[_Draft], options: UploadOptions
@@ -207,7 +223,9 @@ class Uploads:
         """Intend, make and close; the errors by asset id, of which nothing is left."""
         if not drafts:
             return {}
-        with self._lease.hold(*(draft.record.id for draft in drafts)):
+        with self._lease.claim() as claim:
+            for draft in drafts:
+                draft.intent = draft.record = replace(draft.record, lease=claim)
             try:
                 intents = [draft.intent for draft in drafts]
                 with observability.UPLOAD_STAGE_SECONDS.labels("intend").time():
@@ -274,13 +292,17 @@ class Uploads:
             placeholder=options.placeholder,
             directory=source.parent,
         )
-        with observability.UPLOAD_STAGE_SECONDS.labels("render").time():
-            result = await self._renderer.render(job)
-        async with AsyncExitStack() as files:
+        try:
+            with observability.UPLOAD_STAGE_SECONDS.labels("render").time():
+                result = await self._renderer.render(job)
+        except ImageError as error:
+            if options.atomic or not options.sizes:
+                raise
+            result = RenderResult(tuple(RenditionFailure(size, error) for size in options.sizes), None)
+        try:
             renditions = []
             for rendition in result.renditions:
                 if isinstance(rendition, Rendition):
-                    files.callback(_remove, rendition.path)
                     renditions.append(rendition)
                 elif options.atomic:
                     raise rendition.error
@@ -289,6 +311,8 @@ class Uploads:
             stored = await _all_or_first_error(
                 *(self._store_variant(backend, draft, rendition, options) for rendition in renditions)
             )
+        finally:
+            job.discard()
         draft.record = replace(
             draft.record,
             variants=tuple(variant for variant in stored if variant is not None),
@@ -319,9 +343,9 @@ class Uploads:
         """Remove what was written of failed drafts, then their rows; never raises."""
         for draft in drafts:
             try:
-                await self._settling.finish_deleting(draft.intent)
+                await self._settling.undo_upload(draft.intent)
             except Exception:
-                # The row stays, and nobody holds it: `maintenance.reconcile` finishes it.
+                # The row stays under a claim that nobody holds: `maintenance.reconcile` finishes it.
                 observability.BACKGROUND_FAILURES.labels("undo_upload").inc()
                 logger.exception("could not undo an upload", extra={"asset": str(draft.intent.id)})
 
@@ -341,10 +365,6 @@ def _asset(draft: _Draft, backend: StorageBackend) -> UploadedAsset:
     order = [variant.size for variant in draft.intent.variants]
     failed = sorted(draft.failed, key=lambda failure: order.index(failure.size or ""))
     return UploadedAsset(record, tuple(failed), data_urls)
-
-
-def _remove(path: Path) -> None:
-    path.unlink(missing_ok=True)
 
 
 async def _all_or_first_error(*work: Coroutine[Any, Any, Result]) -> list[Result]:

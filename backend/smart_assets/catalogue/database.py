@@ -106,6 +106,10 @@ class Database:
         """Commit `writes` as one transaction; False where one of them fails: then each is to have its own."""
         try:
             results = self._run(self._writing, lambda catalogue: [write.work(catalogue) for write in writes])
+        except CatalogueUnavailable as error:  # for each of them, and each would wait for it again
+            for write in writes:
+                write.outcome.set_exception(error)
+            return True
         except Exception:  # noqa: BLE001 - run alone, it will raise again, to whom it belongs
             return False
         for write, result in zip(writes, results, strict=True):

@@ -71,8 +71,8 @@ class AssetRecord:
     """One row: an asset and all that was made of it.
 
     `width` and `height` as a person sees them, in pixels; times in UTC. `version` counts the changes a caller can see.
-    While `moving`, `target_visibility` says where to. `lease` names the process at work on a row that is not `ready`;
-    None there means that nobody is.
+    While `moving`, `target_visibility` says where to. `lease` is the claim under which somebody is at work on a row
+    that is not `ready`: the process's lease, a slash, a number.
     """
 
     id: UUID
@@ -169,7 +169,7 @@ assets = Table(
     Column("expires_at", UtcDateTime),
     Column("version", Integer, nullable=False),
     Column("target_visibility", String(16)),
-    Column("lease", String(36)),
+    Column("lease", String(64)),
     CheckConstraint(f"state IN ({_STATES})", name="state"),
     # A page of the library is a range of one of these; ids are time-ordered.
     Index("ix_assets_owner_id", "owner", "id"),

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, bindparam, delete, func, insert, literal_column, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, bindparam, delete, func, insert, literal_column, or_, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection
 
@@ -187,27 +187,35 @@ class Repository:
 
     # ── Changes of state ────────────────────────────────────────────────────────────────────────────────────────────
 
-    def begin_deleting(self, asset_id: UUID, lease: str) -> bool:
+    def get_in_any_state(self, asset_id: UUID) -> AssetRecord | None:
+        """The row, whether callers may see it or not."""
+        row = self._connection.execute(select(assets).where(assets.c.id == asset_id)).one_or_none()
+        return _from_row(row) if row is not None else None
+
+    def begin_deleting(self, asset_id: UUID, claim: str) -> bool:
         """From `ready` to `deleting`: gone for callers from here on; False where it is not `ready`."""
         record = self.get(asset_id)
         begun = record is not None and self._update(
-            asset_id, AssetState.READY, None, state=AssetState.DELETING, lease=lease
+            asset_id, AssetState.READY, None, state=AssetState.DELETING, lease=claim
         )
         if begun and record is not None:
             self._add_to_totals(record.storage, -1, -record.total_bytes)
         return begun
 
-    def begin_moving(self, asset_id: UUID, target: Visibility, version: int, lease: str) -> bool:
+    def begin_moving(self, asset_id: UUID, target: Visibility, version: int, claim: str) -> bool:
         """From `ready` to `moving` towards another visibility; False where it is not `ready` at that version."""
         result = self._connection.execute(
             update(assets)
             .where(assets.c.id == asset_id, assets.c.state == AssetState.READY, assets.c.version == version)
-            .values(state=AssetState.MOVING, target_visibility=target, lease=lease)
+            .values(state=AssetState.MOVING, target_visibility=target, lease=claim)
         )
         return result.rowcount == 1
 
     def finish_moving(self, record: AssetRecord) -> bool:
-        """From `moving` back to `ready`, with `record`'s visibility and whatever else changed along with it."""
+        """From `moving` back to `ready`, with `record`'s visibility and whatever else changed along with it.
+
+        False where the row is not under `record`'s claim any more.
+        """
         finished = self._update(
             record.id,
             AssetState.MOVING,
@@ -222,13 +230,22 @@ class Repository:
             self._replace_tags(record)
         return finished
 
-    def give_up_pending(self, asset_id: UUID, lease: str | None) -> bool:
-        """From `pending` to `deleting`, owed by nobody in particular: any process may finish it."""
-        return self._update(asset_id, AssetState.PENDING, lease, state=AssetState.DELETING, lease=None)
+    def give_up_pending(self, record: AssetRecord) -> AssetState | None:
+        """From `pending` to `deleting`, under `record`'s claim; the state the row is in then, None where it is gone."""
+        if self._update(record.id, AssetState.PENDING, record.lease, state=AssetState.DELETING):
+            return AssetState.DELETING
+        current = self.get_in_any_state(record.id)
+        return current.state if current is not None else None
 
-    def remove(self, asset_id: UUID, *states: AssetState) -> bool:
-        """Take the row away where it is in one of `states`; its bytes must be gone."""
-        result = self._connection.execute(delete(assets).where(assets.c.id == asset_id, assets.c.state.in_(states)))
+    def remove(self, record: AssetRecord) -> bool:
+        """Take away a row that is `deleting` under `record`'s claim; its bytes must be gone."""
+        result = self._connection.execute(
+            delete(assets).where(
+                assets.c.id == record.id,
+                assets.c.state == AssetState.DELETING,
+                assets.c.lease.is_not_distinct_from(record.lease),
+            )
+        )
         return result.rowcount == 1
 
     def remove_storage(self, storage: str) -> int:
@@ -237,7 +254,7 @@ class Repository:
         return self._connection.execute(delete(assets).where(assets.c.storage == storage)).rowcount
 
     def _update(self, asset_id: UUID, state: AssetState, lease: str | None, /, **values: Any) -> bool:
-        """Change a row only where it still is in the state, and in the hands, the caller thinks it is."""
+        """Change a row only where it still is in the state, and under the claim, the caller thinks it is."""
         result = self._connection.execute(
             update(assets)
             .where(assets.c.id == asset_id, assets.c.state == state, assets.c.lease.is_not_distinct_from(lease))
@@ -263,25 +280,25 @@ class Repository:
         """Forget leases of processes that are gone."""
         self._connection.execute(delete(leases).where(leases.c.id.in_(ids)))
 
-    def abandoned(self, other_leases: Collection[str], held: Collection[UUID], limit: int) -> tuple[AssetRecord, ...]:
-        """Rows somebody was at work on and nobody is: neither a process of `other_leases`, nor this one on `held`."""
-        query = (
-            select(assets)
-            .where(
-                _UNSETTLED,
-                or_(assets.c.lease.is_(None), assets.c.lease.not_in(list(other_leases))),
-                assets.c.id.not_in(list(held)),
-            )
-            .order_by(assets.c.id)
-            .limit(limit)
-        )
-        return tuple(_from_row(row) for row in self._connection.execute(query))
+    def abandoned(
+        self, *, own_lease: str, held: Collection[str], living: Collection[str], after: UUID | None, limit: int
+    ) -> tuple[AssetRecord, ...]:
+        """Rows somebody was at work on and nobody is, in the order of their ids, `after` one.
 
-    def take_over(self, record: AssetRecord, lease: str) -> AssetRecord | None:
-        """Put an abandoned row in the hands of `lease`; a pending one turns `deleting`. None: another was faster."""
+        Nobody: neither this process (`own_lease`) under a claim it has `held`, nor one of the `living` others.
+        """
+        claim = assets.c.lease
+        others = [claim.not_like(f"{lease}/%") for lease in living if lease != own_lease]
+        query = select(assets).where(_UNSETTLED, or_(claim.is_(None), and_(claim.not_in(list(held)), *others)))
+        if after is not None:
+            query = query.where(assets.c.id > after)
+        return tuple(_from_row(row) for row in self._connection.execute(query.order_by(assets.c.id).limit(limit)))
+
+    def take_over(self, record: AssetRecord, claim: str) -> AssetRecord | None:
+        """Put an abandoned row under `claim`; a pending one turns `deleting`. None: another was faster."""
         state = AssetState.DELETING if record.state is AssetState.PENDING else record.state
-        taken = self._update(record.id, record.state, record.lease, state=state, lease=lease)
-        return replace(record, state=state, lease=lease) if taken else None
+        taken = self._update(record.id, record.state, record.lease, state=state, lease=claim)
+        return replace(record, state=state, lease=claim) if taken else None
 
 
 _COLUMNS = tuple(column.name for column in fields(AssetRecord))

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
+from uuid import UUID
 
-from anyio import to_thread
-
-from smart_assets import observability
+from smart_assets import observability, scratch
 from smart_assets.assets.lease import Lease
-from smart_assets.assets.settling import Settling
+from smart_assets.assets.settling import Settling, names
 from smart_assets.catalogue.database import Database
 from smart_assets.catalogue.models import AssetRecord, AssetState
-from smart_assets.errors import SmartAssetsError
+from smart_assets.catalogue.repository import Repository
+from smart_assets.threads import Threads
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +39,18 @@ class LeaseWatch:
         self._lease_seconds = lease_seconds
         self._clock = clock
         self._seen: dict[str, tuple[int, float]] = {}
+        self._own_beat = clock()
+
+    def beaten(self) -> None:
+        """Our own lease was just renewed.
+
+        Where that took too long, whatever kept us from writing may have kept the others too: they get all their time
+        again before they are judged.
+        """
+        now = self._clock()
+        if now - self._own_beat > self._lease_seconds / 2:
+            self._seen.clear()
+        self._own_beat = now
 
     def living(self, beats: dict[str, int]) -> set[str]:
         """The leases among `beats` (of all there are) whose processes live, as far as we can know."""
@@ -55,69 +66,88 @@ class Reconciler:
     """Renews this process's lease and finishes what others left, until stopped."""
 
     def __init__(
-        self, database: Database, settling: Settling, lease: Lease, lease_seconds: float, temporary_dir: Path
+        self,
+        database: Database,
+        settling: Settling,
+        lease: Lease,
+        threads: Threads,
+        *,
+        lease_seconds: float,
+        temporary_dir: Path,
     ) -> None:
-        """`temporary_dir` holds a directory for each process on this machine, by the id of its lease."""
+        """`temporary_dir` is where the processes of this machine have their scratch directories."""
         self._database = database
         self._settling = settling
         self._lease = lease
+        self._threads = threads
         self._temporary_dir = temporary_dir
-        self._lease_seconds = lease_seconds
         self._interval = lease_seconds / 4
         self._watch = LeaseWatch(lease_seconds)
+        self._after: UUID | None = None
 
     async def run(self) -> None:
-        """Beat and look around four times in a lease's length. Failures are logged and counted, and tried again."""
+        """Beat and look around, four times in a lease's length, each in its own time: a slow storage stops no beat."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._repeat("lease", self._beat))
+            group.create_task(self._repeat("reconcile", self.pass_once))
+
+    async def _repeat(self, name: str, work: Callable[[], Awaitable[object]]) -> None:
+        """Do `work` again and again. What fails is logged and counted, and tried again."""
         while True:
             try:
-                await self._lease.renew()
-                await self.pass_once()
+                await work()
             except Exception:
-                observability.BACKGROUND_FAILURES.labels("reconcile").inc()
-                logger.exception("a reconciliation pass failed")
+                observability.BACKGROUND_FAILURES.labels(name).inc()
+                logger.exception("background work failed", extra={"task": name})
             await asyncio.sleep(self._interval)
 
+    async def _beat(self) -> None:
+        await self._lease.renew()
+        self._watch.beaten()
+
     async def pass_once(self) -> int:
-        """Settle a batch of abandoned rows; how many were settled."""
+        """Settle a batch of abandoned rows; how many were settled.
+
+        The next pass goes on behind this one's rows, and from the first again after the last, so that rows that cannot
+        be settled now are in nobody's way.
+        """
         beats = await self._database.read(lambda catalogue: catalogue.beats())
         living = self._watch.living(beats) | {self._lease.id}
-        others = living - {self._lease.id}
-        held = self._lease.held
-        abandoned = await self._database.read(lambda catalogue: catalogue.abandoned(others, held, BATCH))
+        abandoned = await self._database.read(
+            partial(
+                Repository.abandoned,
+                own_lease=self._lease.id,
+                held=self._lease.held,
+                living=living,
+                after=self._after,
+                limit=BATCH,
+            )
+        )
+        self._after = abandoned[-1].id if len(abandoned) == BATCH else None
         settled = 0
         for record in abandoned:
-            if record.id in self._lease.held:
-                continue  # taken up by one of our own tasks after `held` was read
-            with self._lease.hold(record.id):
+            if record.lease not in self._lease.held:  # which may have grown since the rows were read
                 settled += await self._settle(record)
         if dead := set(beats) - living:
             await self._database.write(lambda catalogue: catalogue.drop_leases(dead))
-        await to_thread.run_sync(self._sweep_temporary_files, living)
+        await self._threads.run(lambda: scratch.sweep(self._temporary_dir))
         return settled
 
     async def _settle(self, record: AssetRecord) -> bool:
-        taken = await self._database.write(lambda catalogue: catalogue.take_over(record, self._lease.id))
-        if taken is None:
-            return False
-        try:
-            if taken.state is AssetState.MOVING:
-                await self._settling.settle_as_private(taken)
-            elif not await self._settling.finish_deleting(taken):
+        with self._lease.claim() as claim:
+            try:
+                taken = await self._database.write(lambda catalogue: catalogue.take_over(record, claim))
+                if taken is None:
+                    return False
+                if taken.state is AssetState.MOVING:
+                    await self._settling.settle_as_private(taken)
+                elif not await self._settling.finish_deleting(taken):
+                    return False
+            except Exception as error:  # noqa: BLE001 - one row must not keep the others waiting
+                observability.BACKGROUND_FAILURES.labels("reconcile").inc()
+                logger.warning("could not settle an asset yet", extra={**names(record), "error": repr(error)})
                 return False
-        except SmartAssetsError:
-            observability.BACKGROUND_FAILURES.labels("reconcile").inc()
-            logger.exception("could not settle an asset", extra={"asset": str(record.id), "state": record.state})
-            return False
-        observability.REPAIRS.labels("made_private" if taken.state is AssetState.MOVING else "removed").inc()
-        logger.info("settled an asset left half done", extra={"asset": str(record.id), "was": record.state})
+        done = "made_private" if taken.state is AssetState.MOVING else "removed"
+        observability.REPAIRS.labels(done).inc()
+        logger.info("settled an asset left half done", extra={**names(record), "done": done})
         return True
-
-    def _sweep_temporary_files(self, living: set[str]) -> None:
-        """Remove what processes that are gone left in the temporary folder: their directories, and single files."""
-        for path in self._temporary_dir.iterdir():
-            with suppress(FileNotFoundError):  # its process lives and was faster
-                untouched = time.time() - path.stat().st_mtime > self._lease_seconds
-                if path.is_dir() and path.name not in living and untouched:
-                    shutil.rmtree(path, ignore_errors=True)
-                elif path.is_file() and untouched:
-                    path.unlink()

@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, Self
 
+from smart_assets.scratch import ScratchDirectory
 from smart_assets.settings import Settings
 from smart_assets.storage.base import Capabilities, ObjectAtHand, Source, StorageBackend, StoredObject
 from smart_assets.storage.errors import (
@@ -74,7 +75,6 @@ class LocalStorage(StorageBackend):
         """
         super().__init__(name)
         self._root = os.path.realpath(root)
-        self._temporary_dir = os.path.realpath(temporary_dir)
         # Beside the root and the temporary files, where no key and nobody who tidies up comes across it.
         self._lock_file = f"{self._root}.lock"
         self._synced_directories: set[str] = set()
@@ -82,7 +82,8 @@ class LocalStorage(StorageBackend):
         self._threads = Threads(f"storage-{name}")
         try:
             _make_root(self._root, DIRECTORY_MODE)
-            _make_root(self._temporary_dir, 0o700)
+            _make_root(os.path.realpath(temporary_dir), 0o700)
+            self._temporaries = ScratchDirectory(temporary_dir)
         except OSError as error:
             raise StorageNotConfigured(
                 f"the directory of the storage {name} cannot be made: {os.strerror(error.errno or 0)}",
@@ -115,6 +116,7 @@ class LocalStorage(StorageBackend):
     async def close(self) -> None:
         """Let the threads end."""
         self._threads.close()
+        self._temporaries.close()
 
     # ── Primitives: each one trip to a thread ───────────────────────────────────────────────────────────────────────
 
@@ -248,7 +250,7 @@ class LocalStorage(StorageBackend):
             os.close(root)
 
     def _probe(self) -> None:
-        with tempfile.TemporaryFile(dir=self._temporary_dir, buffering=0) as file:
+        with tempfile.TemporaryFile(dir=self._temporaries.path, buffering=0) as file:
             file.write(b"\0")
         os.close(self._open_root())
         if not os.access(self._root, os.W_OK | os.X_OK):
@@ -309,7 +311,7 @@ class LocalStorage(StorageBackend):
     @contextmanager
     def _temporary_copy(self, source: Source) -> Iterator[tuple[str, int]]:
         """A file of its own with the bytes of `source`, durable; its name is gone afterwards."""
-        descriptor, path = tempfile.mkstemp(prefix="put-", dir=self._temporary_dir)
+        descriptor, path = tempfile.mkstemp(prefix="put-", dir=self._temporaries.path)
         try:
             with open(descriptor, "wb", closefd=False) as file:
                 if isinstance(source, bytes):

@@ -36,7 +36,7 @@ def upgrade() -> None:
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("target_visibility", sa.String(length=16), nullable=True),
-        sa.Column("lease", sa.String(length=36), nullable=True),
+        sa.Column("lease", sa.String(length=64), nullable=True),
         sa.CheckConstraint("state IN ('pending', 'ready', 'moving', 'deleting')", name=op.f("ck_assets_state")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_assets")),
     )

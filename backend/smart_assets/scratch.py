@@ -1,0 +1,57 @@
+"""Temporary directories that are gone when their process is.
+
+Each is locked by its owner for as long as it lives; the kernel gives the lock back when the owner dies, however it
+dies. So what nobody locks is nobody's, and may be removed: no clock is asked, and no list is kept.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+PREFIX = "process-"
+
+
+class ScratchDirectory:
+    """A new directory below `parent`, of mode 0700, that belongs to this process until `close`, or its death."""
+
+    def __init__(self, parent: Path) -> None:
+        """Makes the directory; OSError where that cannot be done."""
+        while True:
+            self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            with suppress(BlockingIOError):
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self.path.exists():
+                    return
+            # A sweep came between making and locking.
+            os.close(self._descriptor)
+
+    def close(self) -> None:
+        """Remove the directory and what is in it; more than once does no harm."""
+        if self._descriptor >= 0:
+            shutil.rmtree(self.path, ignore_errors=True)
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def sweep(parent: Path) -> int:
+    """Remove the directories below `parent` whose processes are gone; how many there were."""
+    removed = 0
+    for path in parent.glob(f"{PREFIX}*"):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            continue  # gone already, or not a directory of ours
+        try:
+            with suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+                removed += 1
+        finally:
+            os.close(descriptor)
+    return removed
