@@ -170,9 +170,9 @@ def test_other_backgrounds_are_refused(text: str) -> None:
         ("800", RenderOptions(quality=60, format=ImageFormat.WEBP), "800-q60"),
         ("60x50", RenderOptions(fit=Fit.CONTAIN), "60x50-contain"),
         ("60x50", RenderOptions(fit=Fit.CONTAIN, background=Background(255, 0, 0)), "60x50-contain-ff0000"),
-        ("60x50", RenderOptions(background=Background(255, 0, 0)), "60x50"),
+        ("60x50", RenderOptions(background=Background(255, 0, 0)), "60x50-ff0000"),
         ("800", RenderOptions(background=Background(255, 0, 0), format=ImageFormat.JPEG), "800-ff0000"),
-        ("800", RenderOptions(background=Background(255, 0, 0), format=ImageFormat.WEBP), "800"),
+        ("800", RenderOptions(background=Background(255, 0, 0), format=ImageFormat.WEBP), "800-ff0000"),
     ],
 )
 def test_a_variant_is_named_for_its_size_and_what_differs(label: str, options: RenderOptions, name: str) -> None:
@@ -192,7 +192,7 @@ def pixels_depend_on(size: Size, options: RenderOptions) -> tuple[object, ...]:
         size,
         fit,
         options.gravity if fit is Fit.COVER else None,
-        options.background if fit is Fit.CONTAIN or options.format is ImageFormat.JPEG else None,
+        options.background,
         None if options.format in {ImageFormat.PNG, ImageFormat.GIF} else options.quality,
     )
 

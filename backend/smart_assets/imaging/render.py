@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pyvips
 
-from smart_assets.errors import CorruptImage, SmartAssetsError, TooManyPixels
+from smart_assets.errors import CorruptImage, NoSpace, SmartAssetsError, TooManyPixels, no_space
 from smart_assets.formats import ImageFormat
 from smart_assets.imaging.jobs import RenderJob, RenderResult, Rendition, RenditionFailure
 from smart_assets.imaging.placeholder import Placeholder, placeholder
@@ -56,6 +56,7 @@ _DAMAGED_SCAN = re.compile(
     re.IGNORECASE,
 )
 _OUT_OF_MEMORY = re.compile(r"out of memory|insufficient memory|memory alloc|cannot allocate", re.IGNORECASE)
+_OUT_OF_SPACE = re.compile(r"no space left|file too large|quota exceeded", re.IGNORECASE)
 _NO_METADATA = pyvips.enums.ForeignKeep.NONE
 _NO_MEMORY = "making these sizes takes more memory than a worker may use"
 
@@ -97,7 +98,8 @@ def render(job: RenderJob) -> RenderResult:
         job.discard()
         if isinstance(error, MemoryError) or (isinstance(error, pyvips.Error) and _OUT_OF_MEMORY.search(error.detail)):
             raise TooManyPixels(_NO_MEMORY) from error
-        if isinstance(error, pyvips.Error):
+        # pyvips raises UnicodeDecodeError instead of its own error where libvips quotes a hostile file.
+        if isinstance(error, (pyvips.Error, UnicodeDecodeError)):
             raise CorruptImage("the image's pixels are damaged or cut off") from error
         raise
 
@@ -175,8 +177,11 @@ def _open(job: RenderJob, **options: Any) -> pyvips.Image:
 
 def _load(job: RenderJob, width: int, height: int, fail_on: str) -> _Picture:
     strip = _open(job, fail_on=fail_on, **_shrink_on_load(job, width, height))
-    fields, page_height = strip.get_fields(), strip.get_page_height()
-    profile: dict[str, Any] = {"output_profile": "srgb"} if "icc-profile-data" in fields else {}
+    page_height = strip.get_page_height()
+    profile: dict[str, Any] = {"output_profile": "srgb"} if _has(strip, "icc-profile-data") else {}
+    timing = {name: strip.get(name) for name in ("delay", "loop") if _has(strip, name)}
+    if strip.interpretation == "cmyk" and not profile:
+        strip = _plain_rgb(strip)
     # One at a time, so that the rows of one frame do not bleed into the next, and only small frames stay in memory.
     frames = tuple(
         strip.crop(0, top, strip.width, page_height)
@@ -184,7 +189,19 @@ def _load(job: RenderJob, width: int, height: int, fail_on: str) -> _Picture:
         .copy_memory()
         for top in range(0, strip.height, page_height)
     )
-    return _Picture(frames, {name: strip.get(name) for name in ("delay", "loop") if name in fields})
+    return _Picture(frames, timing)
+
+
+def _has(image: pyvips.Image, name: str) -> bool:
+    # `get_fields` would decode every name there is, and raises on those of hostile files.
+    return bool(image.get_typeof(name))
+
+
+def _plain_rgb(strip: pyvips.Image) -> pyvips.Image:
+    """CMYK of which no profile says what its inks look like: as browsers show it, and not as some press would."""
+    light = 255 - strip
+    rgb = light.extract_band(0, n=3) * light.extract_band(3) / 255
+    return rgb.cast("uchar").copy(interpretation="srgb")
 
 
 def _shrink_on_load(job: RenderJob, width: int, height: int) -> dict[str, float]:
@@ -204,7 +221,8 @@ def _shrink(picture: _Picture, width: int, height: int) -> _Picture:
 
 def _rendition(job: RenderJob, index: int, picture: _Picture, geometry: Geometry) -> Rendition | RenditionFailure:
     size, path, format_ = job.sizes[index], job.output(index), output_format(job.info, job.options)
-    path.touch(mode=0o600, exist_ok=False)
+    with no_space():
+        path.touch(mode=0o600, exist_ok=False)
     try:
         frames = [_compose(frame, geometry, job.options, format_) for frame in _crop(picture, geometry, job.options)]
         _encode(_joined(frames, picture.timing), str(path), format_, job.options.quality)
@@ -212,6 +230,8 @@ def _rendition(job: RenderJob, index: int, picture: _Picture, geometry: Geometry
         path.unlink()
         if _OUT_OF_MEMORY.search(error.detail):
             return RenditionFailure(size, TooManyPixels(_NO_MEMORY))
+        if _OUT_OF_SPACE.search(error.detail):
+            return RenditionFailure(size, NoSpace("no room left for temporary files"))
         return RenditionFailure(size, SmartAssetsError(f"{size} could not be encoded as {format_.label}"))
     width, height = geometry.canvas
     return Rendition(size, path, format_, width, height, path.stat().st_size)
@@ -233,13 +253,11 @@ def _crop(picture: _Picture, geometry: Geometry, options: RenderOptions) -> Iter
 
 
 def _compose(frame: pyvips.Image, geometry: Geometry, options: RenderOptions, format_: ImageFormat) -> pyvips.Image:
-    """One cropped frame, flattened where the format has no alpha, and padded to the canvas."""
-    background = options.background
-    if not format_.has_alpha:
-        background = background or WHITE
-        if frame.hasalpha():
-            frame = _able_to_show(frame, background)
-            frame = frame.flatten(background=_ink(frame, background)[: frame.bands - 1])
+    """One cropped frame, flattened onto a background that shows no alpha, and padded to the canvas."""
+    background = options.background if options.background or format_.has_alpha else WHITE
+    if background and frame.hasalpha():
+        frame = _able_to_show(frame, background)
+        frame = frame.flatten(background=_ink(frame, background)[: frame.bands - 1])
     if geometry.canvas == geometry.crop:
         return frame
     if background:

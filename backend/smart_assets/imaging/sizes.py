@@ -166,8 +166,7 @@ def variant_name(size: Size, options: RenderOptions) -> str:
         parts.append(fit.value)
     if fit is Fit.COVER and options.gravity is not Gravity.CENTRE:
         parts.append(options.gravity.value)
-    # Only JPEG flattens alpha; under `source` a JPEG comes of a JPEG, which has none.
-    if options.background and (fit is Fit.CONTAIN or options.format is ImageFormat.JPEG):
+    if options.background:
         parts.append(str(options.background).removeprefix("#"))
     if options.quality != DEFAULT_QUALITY and options.format not in {ImageFormat.PNG, ImageFormat.GIF}:
         parts.append(f"q{options.quality}")

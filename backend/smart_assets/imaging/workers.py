@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from concurrent.futures import CancelledError, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import anyio
@@ -51,7 +51,7 @@ class RenderPool:
         self._gate = _Gate(settings.workers, settings.memory_budget_bytes)
         self._pool: pebble.ProcessPool | None = None
         self._starting = anyio.Lock()
-        self._threads = Threads("render", settings.workers + 1)
+        self._threads = Threads("render", 1)
         self._running: set[pebble.ProcessFuture[RenderResult]] = set()
         self._closed = False
 
@@ -134,8 +134,11 @@ class RenderPool:
                     raise _PoolBroken
         finally:
             if not done.is_set():
+                stopping = loop.run_in_executor(None, _stop, pool, future)
                 with anyio.CancelScope(shield=True):
-                    await self._threads.run(partial(_stop, pool, future))
+                    while not stopping.done():
+                        with suppress(asyncio.CancelledError):  # a second one, of which the scope knows nothing
+                            await asyncio.wait((stopping,))
 
     async def _working_pool(self) -> pebble.ProcessPool:
         async with self._starting:

@@ -350,6 +350,7 @@ def without_metadata(reader: Reader, _info: ImageInfo) -> Iterator[Piece]:
     for item, extents in meta.extents.items():
         kind = meta.kinds.get(item, b"")
         if kind not in _PICTURES:
+            _check_in_data(extents, (*boxes, *meta.boxes))
             edits += _blank_item(kind, extents)
     for box in meta.boxes:
         if box.kind not in _META:
@@ -370,6 +371,16 @@ def without_metadata(reader: Reader, _info: ImageInfo) -> Iterator[Piece]:
         if box.kind in _FILLED or (box.kind == b"mdat" and not sequence):
             edits += _gaps(box, occupied)
     yield from _edited(edits, behind)
+
+
+def _check_in_data(extents: list[range], boxes: tuple[Box, ...]) -> None:
+    """Raises where an item lies on the file's own structure: to blank it would break the picture."""
+    for extent in extents:
+        if any(
+            box.kind not in {b"mdat", b"idat", b"meta"} and extent.start < box.end and box.start < extent.stop
+            for box in boxes
+        ) or any(box.kind == b"meta" and extent.start < box.data + 4 and box.start < extent.stop for box in boxes):
+            raise CorruptImage("damaged: the AVIF keeps metadata where it describes its picture")
 
 
 def _blank_item(kind: bytes, extents: list[range]) -> Iterator[_Edit]:

@@ -79,9 +79,10 @@ def blocks(reader: Reader) -> Iterator[Block]:
 def read_info(reader: Reader, limits: Limits) -> ImageInfo:
     """What the blocks say; the canvas is what the engine's decoder makes of screen and first frame."""
     width, height = struct.unpack("<HH", reader.read(6, 4))
+    # Held to the limit even where the engine would not believe it: others who read the file might.
+    limits.check_pixels(width, height)
     if (width, height) in _DISBELIEVED_SCREENS or not width or not height or max(width, height) > 2048:
         width = height = 1
-    limits.check_pixels(width, height)
 
     frames = 0
     has_alpha = False
