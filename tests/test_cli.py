@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -122,6 +123,18 @@ def test_a_running_upload_finishes_before_the_service_stops(serve: Callable[...,
     assert server.process.wait(60) == 0
 
 
+def states(folder: Path) -> list[str]:
+    with closing(sqlite3.connect(folder / "data" / "catalogue.sqlite3")) as catalogue:
+        return [state for (state,) in catalogue.execute("SELECT state FROM assets")]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    for _ in range(400):
+        if condition():
+            return
+        time.sleep(0.02)
+
+
 def test_an_upload_killed_in_the_middle_leaves_nothing_once_another_process_looked(
     serve: Callable[..., Server], tmp_path: Path
 ) -> None:
@@ -136,8 +149,9 @@ def test_an_upload_killed_in_the_middle_leaves_nothing_once_another_process_look
                 files={"file": ("a.jpg", images.jpeg(3000, 2000))},
                 timeout=60,
             )
-        time.sleep(0.5)
+        until(lambda: "pending" in states(tmp_path))
         server.stop(signal.SIGKILL)
+    assert "pending" in states(tmp_path), "nothing was interrupted"
     again = serve(ASSETS_LEASE_SECONDS="1")
 
     def torn() -> list[str]:
@@ -149,10 +163,7 @@ def test_an_upload_killed_in_the_middle_leaves_nothing_once_another_process_look
         own = [path for path in (tmp_path / "data" / "tmp").rglob("*") if path.is_file()]
         return sorted(wanted ^ found) + [str(path) for path in own]
 
-    for _ in range(100):
-        if not torn():
-            break
-        time.sleep(0.2)
+    until(lambda: torn() == [])
     assert torn() == []
     assert len(httpx.get(f"{again.url}/api/v1/assets").json()["items"]) >= 3
 

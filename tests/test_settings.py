@@ -46,6 +46,7 @@ def test_an_open_service_refuses_to_be_reached_by_others(host: str) -> None:
         ("ASSETS_DATABASE_URL", "mysql://x"),
         ("ASSETS_POLICY__FORMATS", "jpeg,tiff"),
         ("ASSETS_API_KEYS", "short"),
+        ("ASSETS_API_KEYS", ","),
         ("ASSETS_SIGNING_KEYS", "short"),
         ("ASSETS_LOG_LEVEL", "loud"),
     ],

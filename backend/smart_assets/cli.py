@@ -93,7 +93,7 @@ def _run_server(settings: Settings) -> None:
             # The server takes these over while it runs and raises them again at its end: by then they have done
             # their work, and what was opened is still to be closed.
             for stop in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(stop, lambda *_: None)
+                signal.signal(stop, lambda *_: setattr(server, "should_exit", True))
             _welcome(settings, listener.getsockname()[1])
             await server.serve(sockets=[listener])
             if server.server_state.tasks:  # cancelled at the end of their time: let them clean up

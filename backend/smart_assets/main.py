@@ -11,7 +11,7 @@ from starlette.responses import RedirectResponse
 
 from smart_assets.api import documents, problems
 from smart_assets.api.delivery import AssetDelivery
-from smart_assets.api.drain import DrainBeforeRefusal
+from smart_assets.api.drain import DRAIN_SECONDS, DrainAfterRefusal
 from smart_assets.api.edge import Edge
 from smart_assets.api.routers import assets, service
 from smart_assets.runtime import running
@@ -33,6 +33,7 @@ def create_app(settings: Settings) -> FastAPI:
         description=documents.DESCRIPTION,
         license_info={"name": "MIT", "identifier": "MIT"},
         lifespan=lifespan,
+        redirect_slashes=False,
         # Errors have one shape, and it is documented by hand: FastAPI's own 422 is never sent.
         responses={422: documents.problems(422)[422]},
         openapi_tags=[
@@ -42,11 +43,12 @@ def create_app(settings: Settings) -> FastAPI:
         ],
     )
     problems.install(app)
+    documents.install(app)
     app.include_router(assets.router)
     app.include_router(service.router)
     app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
     # The last one added is the outermost.
     app.add_middleware(AssetDelivery)
     app.add_middleware(Edge, settings=settings)
-    app.add_middleware(DrainBeforeRefusal, seconds=settings.body_timeout_seconds)
+    app.add_middleware(DrainAfterRefusal, seconds=DRAIN_SECONDS)
     return app

@@ -31,7 +31,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from smart_assets.api.body import BodyLimits, IncomingBody, read_body
-from smart_assets.api.drain import DrainBeforeRefusal
+from smart_assets.api.drain import DrainAfterRefusal
 from smart_assets.assets.spool import Spool
 from smart_assets.errors import (
     BodyTimeout,
@@ -248,7 +248,7 @@ GOOD = form(part("file", b"x" * 100, "a.png"))
         (GOOD.replace(b"form-data", b"attachment"), FORM),
         (GOOD.replace(b"Content-Disposition: ", b"Content Disposition "), FORM),
         (form(part("file", b"x", "a.png", *[f"X-{at}: y" for at in range(10)])), FORM),
-        (form(part("file", b"x", "a" * 5000)), FORM),
+        (form(part("file", b"x", "a" * 20_000)), FORM),
         (form(part("file", b"eA==", "a.png", "Content-Transfer-Encoding: base64")), FORM),
         (b"", FORM),
         (b"\r\n", FORM),
@@ -481,10 +481,10 @@ async def test_a_refused_file_is_gone_while_the_rest_of_its_body_is_still_coming
             seen.append(len(files_in(tmp_path)))
             yield bytes(MiB)
 
-    statuses = []
+    sent = []
 
     async def send(message: dict[str, Any]) -> None:
-        statuses.append(message.get("status"))
+        sent.append((message.get("status"), message.get("body"), len(seen)))
 
     async def refuse(scope: Any, receive: Any, send: Any) -> None:
         limits = BodyLimits(3 * MiB, 1, tmp_path, timeout_seconds=10)
@@ -492,11 +492,12 @@ async def test_a_refused_file_is_gone_while_the_rest_of_its_body_is_still_coming
             async with read_body(Request(scope, receive), limits, batch=False):
                 pass
         await send({"type": "http.response.start", "status": 413})
+        await send({"type": "http.response.body", "body": b"why"})
 
     request = request_of(chunks(), "image/png", connection="close")
-    await DrainBeforeRefusal(refuse, 10)(request.scope, request.receive, send)  # type: ignore[arg-type]
-    assert statuses == [413]
+    await DrainAfterRefusal(refuse, 10)(request.scope, request.receive, send)  # type: ignore[arg-type]
     assert seen == [0, 0, 1, 1, 0, 0]
+    assert sent == [(413, None, 4), (None, b"why", 4), (None, None, 6)], "the answer comes before the rest is read"
 
 
 SIZE = 50 * MiB
@@ -566,7 +567,7 @@ class Served:
                 self.outcomes.append(type(error))
                 return JSONResponse({"code": error.code}, STATUS.get(error.code, 422))
 
-        app = DrainBeforeRefusal(Starlette(routes=[Route("/", upload, methods=["POST"])]), 10)
+        app = DrainAfterRefusal(Starlette(routes=[Route("/", upload, methods=["POST"])]), 10)
         config = uvicorn.Config(app, port=0, http=http_implementation, lifespan="off", log_level="error")
         self.server = uvicorn.Server(config)
 

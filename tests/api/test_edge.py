@@ -1,6 +1,8 @@
 """What happens to every request: ids, the guard of open mode, keys, errors, health, metrics."""
 
+import asyncio
 import logging
+from collections.abc import AsyncIterator
 
 import pytest
 from pydantic import SecretStr
@@ -26,9 +28,28 @@ async def test_any_other_id_is_replaced(service: Service, given: str) -> None:
 
 async def test_unknown_routes_and_methods_are_problems(service: Service) -> None:
     problem_of(await service.client.get("/api/v1/nothing"), 404, "route_not_found")
+    problem_of(await service.client.get("/api/v1/assets/"), 404, "route_not_found")
     answer = await service.client.put("/api/v1/assets")
     problem_of(answer, 405, "method_not_allowed")
-    assert answer.headers["allow"]
+    assert answer.headers["allow"] == "GET, POST"
+
+
+async def test_a_sender_that_stalls_in_a_small_body_is_answered(start_service: StartService) -> None:
+    async with start_service(body_timeout_seconds=0.1) as service:
+        asset = await service.uploaded(HOLIDAY)
+
+        async def stalling() -> AsyncIterator[bytes]:
+            yield b"{"
+            await asyncio.sleep(60)
+
+        for method, more in (("PATCH", ""), ("POST", "/signed-url")):
+            answer = await service.client.request(
+                method,
+                f"/api/v1/assets/{asset['id']}{more}",
+                content=stalling(),
+                headers={"Content-Type": "application/json"},
+            )
+            problem_of(answer, 408, "body_timeout")
 
 
 async def test_a_bug_of_ours_is_a_problem_that_tells_nothing(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,6 +83,7 @@ async def test_open_mode_answers_no_other_host(service: Service, host: str) -> N
     [
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
+        {"Origin": "http://["},
         {"Origin": "http://127.0.0.1:3000"},
         {"Origin": "http://127.0.0.1:8000.evil.example"},
         {"Sec-Fetch-Site": "cross-site"},

@@ -168,6 +168,9 @@ async def test_memory_is_forgotten_at_a_restart_and_its_rows_with_it(start_servi
         ({"tags": ",".join(str(number) for number in range(51))}, "tags"),
         ({"expires_at": "2020-01-01T00:00:00Z"}, "expires_at"),
         ({"expires_at": "2090-01-01T00:00:00"}, "expires_at"),
+        ({"expires_at": "9999-12-31T23:59:59-12:00"}, "expires_at"),
+        ({"expires_at": "1900000000"}, "expires_at"),
+        ({"storage": ""}, "storage"),
         ({"strange": "1"}, "strange"),
     ],
 )
@@ -204,6 +207,39 @@ async def test_damaged_pixels_show_when_sizes_are_made(service: Service) -> None
     damaged[middle : middle + 64] = bytes(64)
     problem_of(await service.upload(bytes(damaged), sizes="100"), 422, "corrupt_image")
     assert await service.leaves_nothing()
+    asset = await service.uploaded(bytes(damaged), sizes="100,50", atomic="false")
+    assert [(failed["size"], failed["code"]) for failed in asset["failed"]] == [
+        ("100", "corrupt_image"),
+        ("50", "corrupt_image"),
+    ]
+    assert asset["variants"] == []
+    assert (await fetched(service, asset["url"])).content == bytes(damaged)
+
+
+async def test_an_explicit_background_is_what_alpha_is_flattened_onto(service: Service) -> None:
+    clear = BytesIO()
+    Image.new("RGBA", (100, 100), (0, 0, 255, 0)).save(clear, "PNG")
+    asset = await service.uploaded(clear.getvalue(), sizes="50", background="#00ff00")
+    made = opened((await fetched(service, asset["variants"][0]["url"])).content)
+    assert made.convert("RGBA").getpixel((25, 25)) == (0, 255, 0, 255)
+    asset = await service.uploaded(clear.getvalue(), sizes="50")
+    made = opened((await fetched(service, asset["variants"][0]["url"])).content)
+    assert made.convert("RGBA").getpixel((25, 25))[3] == 0  # type: ignore[index]
+
+
+async def test_a_failed_size_leaves_no_temporary_file_of_the_others(service: Service) -> None:
+    answer = await service.upload(images.png(10, 20_000), sizes="10,5,4,x20000", format="webp")
+    problem_of(answer, 422, "invalid_parameter")
+    answer = await service.upload(images.png(10, 20_000), sizes="10,5,4", format="webp")
+    problem_of(answer, 422, "too_many_pixels")
+    assert await service.leaves_nothing()
+
+
+async def test_what_direct_sends_back_is_bounded(start_service: StartService) -> None:
+    async with start_service(direct={"max_bytes": len(HOLIDAY)}) as service:
+        await service.uploaded(HOLIDAY, storage="direct")
+        answer = await batch(service, HOLIDAY, HOLIDAY, storage="direct")
+        problem_of(answer, 413, "body_too_large")
 
 
 @pytest.mark.parametrize("film", [b"", bytes(3_000_000)])
@@ -318,6 +354,23 @@ async def test_without_atomic_the_good_files_stay(service: Service) -> None:
         (2, "2.img", "invalid_parameter"),
     ]
     assert len(service.stored_files()) == 2
+
+
+async def test_without_atomic_a_file_that_is_too_large_fails_alone(start_service: StartService) -> None:
+    async with start_service(max_upload_bytes=len(HOLIDAY)) as service:
+        answer = await batch(service, HOLIDAY + b"x", HOLIDAY, atomic="false")
+        found = answer.json()
+        assert [asset["filename"] for asset in found["assets"]] == ["1.img"]
+        assert [(failed["index"], failed["code"]) for failed in found["failed"]] == [(0, "body_too_large")]
+        problem_of(await batch(service, HOLIDAY + b"x", HOLIDAY), 413, "body_too_large")
+        assert service.temporary_files() == []
+
+
+async def test_a_long_filename_keeps_its_extension(service: Service) -> None:
+    for filename in ("é" * 300 + ".jpg", "x" * 5000 + ".jpg"):
+        asset = (await service.upload(HOLIDAY, filename=filename)).json()
+        assert len(asset["filename"]) == 255
+        assert asset["filename"].endswith(".jpg")
 
 
 async def test_without_atomic_a_single_upload_that_fails_still_fails(service: Service) -> None:

@@ -46,11 +46,15 @@ class BodyLimits:
 
 @dataclass(frozen=True)
 class IncomingFile:
-    """One uploaded file, finished. `filename` is clean; `field` is where in the body it came from."""
+    """One uploaded file, finished. `filename` is clean; `field` is where in the body it came from.
+
+    `refused` is why its bytes were not taken, where the others of a batch need not fail with it.
+    """
 
     spool: Spool
     filename: str | None
     field: str
+    refused: BodyTooLarge | None = None
 
 
 @dataclass(frozen=True)
@@ -62,17 +66,19 @@ class IncomingBody:
 
 
 @asynccontextmanager
-async def read_body(request: Request, limits: BodyLimits, *, batch: bool) -> AsyncIterator[IncomingBody]:
+async def read_body(
+    request: Request, limits: BodyLimits, *, batch: bool, all_or_nothing: bool = True
+) -> AsyncIterator[IncomingBody]:
     """The body of an upload; its files live as long as the context, and none is left behind, whatever happens.
 
     A form's files are in `file`, exactly one, or for a batch in `files`; anything else is one file. Nothing of the
-    request may have been read before. Raises BodyError, InvalidParameter or StorageFull. A file may be empty in a
-    batch, so that the others need not fail with it.
+    request may have been read before. Raises BodyError, InvalidParameter or NoSpace. A file may be empty in a batch,
+    and too large in one that is not `all_or_nothing`, so that the others need not fail with it.
     """
     async with AsyncExitStack() as spools:
         sender = _Sender(request, limits.timeout_seconds)
         async with sender:
-            body = await _Reader(request, limits, batch, sender, spools).read()
+            body = await _Reader(request, limits, batch, all_or_nothing, sender, spools).read()
         yield body
 
 
@@ -81,6 +87,7 @@ class _Reader:
     request: Request
     limits: BodyLimits
     batch: bool
+    all_or_nothing: bool
     sender: _Sender
     spools: AsyncExitStack
 
@@ -107,6 +114,7 @@ class _Reader:
         form = UploadForm(boundary, file_field=field, max_files=max_files)
         self.sender.expect(max_files * self.limits.max_file_bytes + (max_files + 1) * _PART_OVERHEAD_BYTES)
         spools: list[Spool] = []
+        refused: dict[int, BodyTooLarge] = {}
         memory_bytes = _MEMORY_BYTES_PER_BODY
         while chunk := await self.sender.read():
             for index, piece in form.feed(chunk):
@@ -114,13 +122,24 @@ class _Reader:
                     if spools:
                         memory_bytes -= await _finish(spools[-1])
                     spools.append(await self._spool(memory_bytes))
-                await spools[-1].write(piece)
+                if index in refused:
+                    continue
+                try:
+                    await spools[-1].write(piece)
+                except BodyTooLarge as error:
+                    if self.all_or_nothing or not self.batch:
+                        raise
+                    refused[index] = error
+                    await spools[-1].discard()
         form.close()
         await spools[-1].finish()
         if not self.batch:
             _refuse_empty(spools[-1], field)
-        files = zip(spools, form.filenames, strict=True)
-        return IncomingBody(tuple(IncomingFile(spool, filename, field) for spool, filename in files), form.metadata)
+        files = enumerate(zip(spools, form.filenames, strict=True))
+        return IncomingBody(
+            tuple(IncomingFile(spool, filename, field, refused.get(index)) for index, (spool, filename) in files),
+            form.metadata,
+        )
 
     async def _raw(self) -> IncomingBody:
         self.sender.expect(self.limits.max_file_bytes)

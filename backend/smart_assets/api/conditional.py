@@ -76,9 +76,9 @@ def _parse_date(text: str | None) -> datetime | None:
         return None
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
         return None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 
 
 async def send_bytes(
@@ -105,7 +105,8 @@ async def send_bytes(
             await send({"type": "http.response.body"})
             return
         status, start, end = 200, 0, size
-        if _range_still_applies(request_headers.get("if-range"), etag, modified):
+        # RFC 9110, section 14.2: a range is of GET alone.
+        if not head_only and _range_still_applies(request_headers.get("if-range"), etag, modified):
             wanted = parse_range(request_headers.get("range"), size)
             if wanted is not None:
                 status, (start, end) = 206, wanted

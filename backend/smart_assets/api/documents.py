@@ -5,7 +5,10 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
+from fastapi import FastAPI
+
 from smart_assets.api.problems import MEDIA_TYPE, STATUS, Problem
+from smart_assets.api.schemas import DataUrl
 from smart_assets.formats import ImageFormat
 
 DESCRIPTION = """\
@@ -63,6 +66,21 @@ def upload_body(field: str, *, several: bool) -> dict[str, Any]:
             },
         }
     }
+
+
+def install(app: FastAPI) -> None:
+    """Add what is documented by hand to the document FastAPI generates from the code."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = generate()
+            for model in (Problem, DataUrl):
+                schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+                document["components"]["schemas"] |= {**schema.pop("$defs", {}), model.__name__: schema}
+        return app.openapi_schema or {}
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Letting a refused sender hear why."""
+"""Letting a refused sender hear why, on a connection that closes with the answer."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+DRAIN_SECONDS = 2.0
 
-class DrainBeforeRefusal:
-    """Reads what is left of a body before an error is answered on a connection that closes with the answer.
+
+class DrainAfterRefusal:
+    """Answers an error at once, then reads what still comes of the body, for a moment, before the connection closes.
 
     To close it on unread bytes resets it, and a client that is still sending, or a proxy that speaks HTTP/1.0 to us,
-    would never see the answer. Of a connection that stays open, the server discards the rest itself.
+    might never see the answer. Of a connection that stays open, the server discards the rest itself.
     """
 
     def __init__(self, app: ASGIApp, seconds: float) -> None:
@@ -25,7 +27,7 @@ class DrainBeforeRefusal:
         if scope["type"] != "http" or not _closes(scope):
             await self._app(scope, receive, send)
             return
-        more = True
+        more, refused = True, False
 
         async def noting_receive() -> Message:
             nonlocal more
@@ -34,18 +36,24 @@ class DrainBeforeRefusal:
             return message
 
         async def draining_send(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] >= 400:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(self._seconds):
-                        while more:
-                            await noting_receive()
-            await send(message)
+            nonlocal refused
+            if message["type"] == "http.response.start":
+                refused = message["status"] >= 400
+            if not (refused and more) or message["type"] != "http.response.body" or message.get("more_body"):
+                await send(message)
+                return
+            await send({**message, "more_body": True})
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._seconds):
+                    while more:
+                        await noting_receive()
+            await send({"type": "http.response.body"})
 
         await self._app(scope, noting_receive, draining_send)
 
 
 def _closes(scope: Scope) -> bool:
-    """Whether the connection ends with the answer. Who waits for leave to send (`Expect`) gets the answer instead."""
+    """Whether the connection ends with the answer. Who waits for leave to send (`Expect`) has nothing to drain."""
     headers = dict(scope["headers"])
     closes = scope["http_version"] == "1.0" or b"close" in headers.get(b"connection", b"").lower()
     return closes and b"expect" not in headers

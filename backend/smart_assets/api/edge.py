@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import secrets
@@ -32,6 +33,7 @@ class Edge:
         """`app` is what comes behind."""
         self._app = app
         self._open_mode = settings.open_mode
+        self._body_timeout = settings.body_timeout_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI entry."""
@@ -58,8 +60,14 @@ class Edge:
                 await problem("forbidden", refusal)(scope, receive, send_with_id)
                 return
             if scope["path"] not in _UPLOADS:
-                receive = _bounded(receive)
+                receive = _bounded(receive, self._body_timeout)
             await self._app(scope, receive, send_with_id)
+        except asyncio.CancelledError:
+            if not status:  # the service is stopping, and the request's time is up
+                await problem("busy", "the service is stopping; try again", headers={"Retry-After": "5"})(
+                    scope, receive, send_with_id
+                )
+            raise
         except Exception:
             logger.exception("a request failed", extra={"method": scope["method"], "path": scope["path"]})
             if status:
@@ -82,7 +90,7 @@ class Edge:
             return None
         origin = headers.get(b"origin")
         if headers.get(b"sec-fetch-site") == b"cross-site" or (
-            origin is not None and urlsplit(origin.decode("latin-1")).netloc.lower() != host.lower()
+            origin is not None and _authority(origin.decode("latin-1")) != host.lower()
         ):
             return "without keys no other site may send this: set ASSETS_API_KEYS and call with a key"
         return None
@@ -103,6 +111,14 @@ class Edge:
         )
 
 
+def _authority(origin: str) -> str | None:
+    """Host and port of an `Origin`; None where it has none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
+
+
 def _hostname(host: str) -> str:
     """The host of a `Host` header, without its port."""
     if host.startswith("["):
@@ -110,12 +126,20 @@ def _hostname(host: str) -> str:
     return host.rpartition(":")[0] if ":" in host else host
 
 
-def _bounded(receive: Receive) -> Receive:
-    received = 0
+def _bounded(receive: Receive, seconds: float) -> Receive:
+    """`receive` for a body of at most MAX_JSON_BYTES that is there within `seconds`."""
+    received, more, deadline = 0, True, asyncio.get_running_loop().time() + seconds
 
     async def bounded() -> Message:
-        nonlocal received
-        message = await receive()
+        nonlocal received, more
+        if not more:
+            return await receive()
+        try:
+            async with asyncio.timeout_at(deadline):
+                message = await receive()
+        except TimeoutError:
+            raise HTTPException(408, f"the body was not there within {seconds:g} seconds") from None
+        more = message.get("more_body", False)
         received += len(message.get("body", b""))
         if received > MAX_JSON_BYTES:
             raise HTTPException(413, f"the body is over {MAX_JSON_BYTES} bytes")

@@ -12,6 +12,7 @@ from urllib.parse import unquote_to_bytes
 from smart_assets.errors import DigestMismatch, MalformedBody
 
 MAX_FILENAME_CHARACTERS = 255
+_MAX_EXTENSION = 16
 
 # A quoted string ends at a quote that ends the parameter. Browsers escape only quotes, and as %22, so that a name may
 # end in a backslash: what is no quoted string by RFC 9110 is tried as plain text between quotes.
@@ -74,7 +75,11 @@ def clean_filename(raw: str) -> str | None:
     """
     name = unicodedata.normalize("NFC", raw).replace("\\", "/").rpartition("/")[2]
     name = "".join(char for char in name if unicodedata.category(char) not in _NOT_IN_FILENAMES)
-    name = name.strip()[:MAX_FILENAME_CHARACTERS].rstrip()
+    name = name.strip()
+    if len(name) > MAX_FILENAME_CHARACTERS:
+        stem, dot, extension = name.rpartition(".")
+        kept = f"{dot}{extension}" if stem and len(extension) <= _MAX_EXTENSION else ""
+        name = name[: MAX_FILENAME_CHARACTERS - len(kept)].rstrip() + kept
     return None if name in {"", ".", ".."} else name
 
 

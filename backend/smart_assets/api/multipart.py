@@ -17,6 +17,8 @@ Piece = tuple[int, bytes | memoryview]
 _METADATA = "metadata"
 _PLAIN_ENCODINGS = frozenset({"", "7bit", "8bit", "binary"})
 
+_MAX_HEADER_BYTES = 16 * 1024
+
 
 class UploadForm:
     """A form with files, all in fields of one name, and at most one field `metadata`.
@@ -52,6 +54,7 @@ class UploadForm:
                     "on_part_data": self._on_part_data,
                     "on_part_end": self._on_part_end,
                 },
+                max_header_size=_MAX_HEADER_BYTES,
             )
         except FormParserError:
             raise MalformedBody("the boundary is too long") from None

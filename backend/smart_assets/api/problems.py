@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from functools import cache
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import compile_path
 
 from smart_assets import observability
 from smart_assets.errors import InputError, RangeNotSatisfiable, SmartAssetsError
@@ -124,14 +128,30 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http_exception)
 
 
+def _allowed_methods(request: Request) -> set[str]:
+    """Every method the address takes: the router itself names those of the first route that fits."""
+    path = request.scope["path"]
+    contexts = iter_route_contexts(request.app.routes)
+    fitting = (context for context in contexts if context.path and _compiled(context.path)[0].match(path))
+    return {method for context in fitting for method in context.methods or ()}
+
+
+@cache
+def _compiled(path: str) -> tuple[re.Pattern[str], str, dict[str, Any]]:
+    return compile_path(path)
+
+
 def _on_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, SmartAssetsError)  # noqa: S101 - Starlette's type is wider than what it calls us with
     return problem_of(error)
 
 
-def _on_invalid(_request: Request, error: Exception) -> JSONResponse:
+def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101
     found = error.errors()
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if found[0]["loc"] == ("body",) and not media_type.endswith(("/json", "+json")) and found[0]["input"] is not None:
+        return problem("unsupported_media_type", f"the Content-Type {media_type[:100]!r} is not taken; send JSON")
     if any(item["type"] == "json_invalid" for item in found):
         return problem("malformed_body", "the body is not JSON")
     errors = tuple(InputError(tuple(item["loc"]), _message(item)) for item in found)
@@ -145,11 +165,14 @@ def _message(item: dict[str, Any]) -> str:
     return str(item["msg"]).removeprefix("Value error, ")
 
 
-def _on_http_exception(_request: Request, error: Exception) -> JSONResponse:
+def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(sorted(_allowed_methods(request)))
     code = _CODE_OF_STATUS.get(error.status_code, "internal_error")
     detail = {
         "route_not_found": "there is nothing at this address",
         "method_not_allowed": "this address does not take that method",
     }.get(code, error.detail or HTTPStatus(error.status_code).phrase)
-    return problem(code, detail, status=error.status_code, headers=dict(error.headers or {}))
+    return problem(code, detail, status=error.status_code, headers=headers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -19,13 +20,15 @@ from pydantic import (
     field_validator,
 )
 
-from smart_assets.api.headers import MAX_FILENAME_CHARACTERS, clean_filename
+from smart_assets.api.headers import clean_filename
 from smart_assets.assets.library import Changes
 from smart_assets.imaging.sizes import DEFAULT_QUALITY, Fit, Gravity
 from smart_assets.visibility import Visibility
 
 MAX_TAGS = 50
 MAX_TAG_LENGTH = 64
+
+_DATE = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d", re.ASCII)
 
 
 def _rfc3339(moment: datetime) -> str:
@@ -57,6 +60,10 @@ def _split_commas(values: Any) -> Any:
 
 
 def _in_the_future(moment: datetime) -> datetime:
+    try:
+        moment = moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("lies too far away") from None
     if moment <= datetime.now(UTC):
         raise ValueError("lies in the past")
     return moment
@@ -65,7 +72,15 @@ def _in_the_future(moment: datetime) -> datetime:
 QueryTags = Annotated[
     list[str], BeforeValidator(_split_commas), AfterValidator(lambda values: list(_clean_tags(values)))
 ]
-Expiry = Annotated[AwareDatetime, AfterValidator(_in_the_future)]
+
+
+def _looks_like_a_date(value: object) -> object:
+    if not isinstance(value, str) or not _DATE.match(value):
+        raise ValueError("is not a date and time as RFC 3339 writes them: 2026-11-20T10:00:00Z")
+    return value
+
+
+Expiry = Annotated[AwareDatetime, AfterValidator(_in_the_future), BeforeValidator(_looks_like_a_date)]
 
 
 class _Query(BaseModel):
@@ -76,7 +91,11 @@ class UploadQuery(_Query):
     """How an upload is to be taken."""
 
     storage: str | None = Field(
-        None, description="Name of a configured storage; by default the service's own.", examples=["local"]
+        None,
+        min_length=1,
+        max_length=64,
+        description="Name of a configured storage; by default the service's own.",
+        examples=["local"],
     )
     visibility: Visibility = Field(
         Visibility.PUBLIC, description="Who may fetch it: anybody, or holders of a signed URL."
@@ -117,15 +136,13 @@ class UploadQuery(_Query):
         default_factory=list, description=f"Comma-separated; at most {MAX_TAGS} of {MAX_TAG_LENGTH} characters."
     )
     expires_at: Expiry | None = Field(None, description="When retention may remove it.")
-    filename: str | None = Field(
-        None, max_length=1024, description="The filename of a raw body that has no `Content-Disposition`."
-    )
+    filename: str | None = Field(None, description="The filename of a raw body that has no `Content-Disposition`.")
 
 
 class ListQuery(_Query):
     """Which assets, and how many of them."""
 
-    storage: str | None = Field(None, max_length=64, description="In this storage.")
+    storage: str | None = Field(None, min_length=1, max_length=64, description="In this storage.")
     visibility: Visibility | None = Field(None, description="Of this visibility.")
     tag: str | None = Field(None, max_length=MAX_TAG_LENGTH, description="With this tag.")
     days: int | None = Field(None, ge=1, le=36500, description="Made in the last so many days.")
@@ -211,7 +228,7 @@ class AssetPatch(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"visibility": "private"}]})
 
-    filename: str | MISSING = Field(MISSING, max_length=MAX_FILENAME_CHARACTERS)
+    filename: str | MISSING = Field(MISSING, description="Cut to 255 characters.")
     tags: list[str] | MISSING = Field(MISSING, description="The new tags, instead of the old ones.")
     metadata: dict[str, Any] | MISSING = Field(MISSING, description="Merged into what is there (RFC 7396).")
     visibility: Visibility | MISSING = MISSING
@@ -243,7 +260,7 @@ class SignedUrlRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    expiry_seconds: int = Field(86_400, ge=1, le=604_800)
+    expiry_seconds: int = Field(86_400, ge=1, le=604_800, strict=True)
     size: str | None = Field(None, max_length=64, description="One of the asset's sizes; null for the original.")
 
 

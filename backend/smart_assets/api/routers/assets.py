@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Body, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -113,8 +113,8 @@ async def _take(
         directory=runtime.temporary_dir,
         timeout_seconds=settings.body_timeout_seconds,
     )
-    async with read_body(request, limits, batch=batch) as body:
-        uploads = [Upload(file.spool, file.filename) for file in body.files]
+    async with read_body(request, limits, batch=batch, all_or_nothing=options.atomic) as body:
+        uploads = [Upload(file.spool, file.filename, file.refused) for file in body.files]
         outcomes = await runtime.uploads.upload(uploads, options, owner=caller.owner, metadata=body.metadata or {})
     return [(upload.filename, outcome) for upload, outcome in zip(uploads, outcomes, strict=True)]
 
@@ -149,6 +149,8 @@ async def list_assets(
     caller: CallerDep, query: Annotated[ListQuery, Query()], runtime: RuntimeDep, show: PresenterDep
 ) -> Response:
     """Newest first, a page at a time. A cursor stays good while assets come and go."""
+    if query.storage is not None:
+        runtime.storages.get(query.storage)  # a name that means nothing is a mistake, and no empty list
     page = await runtime.library.list(
         AssetFilter(
             owner=caller.owner,
@@ -222,16 +224,21 @@ async def delete_asset(asset_id: str, caller: CallerDep, runtime: RuntimeDep) ->
     responses=problems(401, 403, 404, 422, 502, 503),
 )
 async def make_signed_url(
-    asset_id: str, wanted: SignedUrlRequest, caller: CallerDep, runtime: RuntimeDep, show: PresenterDep
+    asset_id: str,
+    caller: CallerDep,
+    runtime: RuntimeDep,
+    show: PresenterDep,
+    wanted: Annotated[SignedUrlRequest, Body(default_factory=SignedUrlRequest)],
 ) -> Response:
     """Whoever has it may fetch the object until it expires. Within a tenth of that time the answer stays the same."""
     longest = runtime.settings.policy.max_signed_expiry_seconds
-    if wanted.expiry_seconds > longest:
-        raise InvalidParameter.at(
-            "body", "expiry_seconds", message=f"{wanted.expiry_seconds} is over the limit of {longest} seconds"
-        )
+    seconds = wanted.expiry_seconds
+    if "expiry_seconds" not in wanted.model_fields_set:
+        seconds = min(seconds, longest)
+    if seconds > longest:
+        raise InvalidParameter.at("body", "expiry_seconds", message=f"{seconds} is over the limit of {longest} seconds")
     record = await runtime.library.get(_id(asset_id), caller.owner)
-    link = await show.signed(record, wanted.size, wanted.expiry_seconds)
+    link = await show.signed(record, wanted.size, seconds)
     return _json(SignedUrl.model_construct(url=link.url, url_expires_at=link.expires_at))
 
 
