@@ -162,11 +162,13 @@ def measure(found: list[Comparison], rounds: int, seconds: float) -> None:
     cases = list({id(case): case for pair in found for case in (pair.ours, pair.theirs)}.values())
     for number in range(rounds + 1):
         for case in cases:
-            sys.stderr.write(f"\rround {number} of {rounds} (0 warms up): {case.name:<28}")
+            if sys.stderr.isatty():
+                sys.stderr.write(f"\rround {number} of {rounds} (0 warms up): {case.name:<28}")
             rate = load(case, seconds if number else min(seconds, 1))
             if number:
                 case.rates.append(rate)
-    sys.stderr.write("\r" + " " * 70 + "\r")
+    if sys.stderr.isatty():
+        sys.stderr.write("\r" + " " * 70 + "\r")
 
 
 def report(found: list[Comparison]) -> list[dict[str, object]]:

@@ -55,7 +55,7 @@ class Edge:
             await send(message)
 
         try:
-            refusal = self._refuse(scope["method"], headers) if self._open_mode else None
+            refusal = self._refuse(scope, headers) if self._open_mode else None
             if refusal is not None:
                 await problem("forbidden", refusal)(scope, receive, send_with_id)
                 return
@@ -77,16 +77,17 @@ class Edge:
             self._note(scope, status, time.perf_counter() - began)
             observability.request_id.reset(token)
 
-    def _refuse(self, method: str, headers: dict[bytes, bytes]) -> str | None:
+    def _refuse(self, scope: Scope, headers: dict[bytes, bytes]) -> str | None:
         """Why a request may not come in without a key; None where it may.
 
         Without keys the browser is the danger: any page its user visits can send requests to this machine. A `Host`
         that is not loopback is how DNS rebinding shows, an `Origin` that is not ours how a foreign page does.
         """
-        host = headers.get(b"host", b"").decode("latin-1")
+        hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+        host = hosts[0] if len(hosts) == 1 else ""
         if not is_loopback(_hostname(host)):
             return "without keys only requests to localhost are answered: set ASSETS_API_KEYS to serve others"
-        if method in _SAFE_METHODS:
+        if scope["method"] in _SAFE_METHODS:
             return None
         origin = headers.get(b"origin")
         if headers.get(b"sec-fetch-site") == b"cross-site" or (
