@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from smart_assets.api.problems import MEDIA_TYPE, STATUS, Problem
+from smart_assets.api.problems import MEDIA_TYPE, STATUS, Problem, problem_body
 from smart_assets.api.schemas import DataUrl
 from smart_assets.formats import ImageFormat
 
@@ -89,8 +89,42 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def _problem(status: int) -> dict[str, Any]:
-    codes = ", ".join(f"`{code}`" for code, of in STATUS.items() if of == status)
+    codes = [code for code, of in STATUS.items() if of == status]
+    examples = {code: {"value": problem_body(code, _EXAMPLES.get(code, "…"), "0198f7a2c5e94c1f")} for code in codes}
     return {
-        "description": f"{HTTPStatus(status).phrase}: {codes}",
-        "content": {MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{Problem.__name__}"}}},
+        "description": f"{HTTPStatus(status).phrase}: {', '.join(f'`{code}`' for code in codes)}",
+        "content": {MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{Problem.__name__}"}, "examples": examples}},
     }
+
+
+# What a caller would really read.
+_EXAMPLES = {
+    "malformed_body": "the body is not JSON",
+    "unauthorized": "send a key: Authorization: Bearer <key>",
+    "forbidden": "without keys no other site may send this: set ASSETS_API_KEYS and call with a key",
+    "signature_required": "this asset is private: ask the API for a signed URL",
+    "signature_invalid": "the signature does not fit this URL",
+    "signature_expired": "the signed URL has expired",
+    "asset_not_found": "there is no such asset",
+    "variant_not_found": "the asset has no size 800x600",
+    "route_not_found": "there is nothing at this address",
+    "body_timeout": "no byte came for 30 seconds, or fewer than 1024 a second",
+    "asset_busy": "another change of this asset is under way",
+    "precondition_failed": "the asset is at version 3 now: fetch it again",
+    "body_too_large": "the file is larger than the limit of 52428800 bytes",
+    "unsupported_image": "this looks like HEIC (what phones save; export it as JPEG); "
+    "allowed: JPEG, PNG, WebP, GIF, AVIF",
+    "unsupported_media_type": "the Content-Type 'text/plain' is not taken; send JSON",
+    "range_not_satisfiable": "the range lies outside the 829183 bytes there are",
+    "invalid_parameter": "fit: Input should be 'inside', 'cover' or 'contain'",
+    "corrupt_image": "truncated: the image goes on past the 822272 bytes there are",
+    "too_many_pixels": "65536x65536 is 4294967296 pixels, above max_pixels 100000000",
+    "digest_mismatch": "the sha-256 of the content is another than its Content-Digest says",
+    "storage_not_configured": "there is no storage 'nowhere'; there are: direct, local, memory",
+    "unsupported": "the storage direct does not support reading",
+    "internal_error": "something went wrong on our side; the request id helps to find out what",
+    "storage_error": "the storage failed",
+    "storage_unavailable": "the storage did not answer; try again",
+    "busy": "no worker had room for the image within 15 seconds",
+    "storage_full": "no room left on the storage local",
+}

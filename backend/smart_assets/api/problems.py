@@ -89,17 +89,24 @@ def problem(
     headers: dict[str, str] | None = None,
 ) -> JSONResponse:
     """An answer that says what went wrong."""
+    content = problem_body(code, detail, observability.request_id.get(), status=status, errors=errors)
+    return JSONResponse(content, content["status"], headers=headers, media_type=MEDIA_TYPE)
+
+
+def problem_body(
+    code: str, detail: str, request_id: str | None, *, status: int | None = None, errors: tuple[InputError, ...] = ()
+) -> dict[str, Any]:
+    """What the answer holds."""
     body = Problem(
         type=f"urn:smart-assets:problem:{code}",
         title=code.replace("_", " ").capitalize(),
         status=status or STATUS[code],
         detail=detail,
         code=code,
-        request_id=observability.request_id.get(),
+        request_id=request_id,
         errors=[InputProblem(loc=list(error.loc), message=error.message) for error in errors] or None,
     )
-    content = body.model_dump(exclude_none=True)
-    return JSONResponse(content, body.status, headers=headers, media_type=MEDIA_TYPE)
+    return body.model_dump(exclude_none=True)
 
 
 def problem_of(error: SmartAssetsError) -> JSONResponse:
