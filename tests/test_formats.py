@@ -117,4 +117,4 @@ def test_any_bytes_have_a_description(head: bytes) -> None:
 def test_a_format_knows_its_names() -> None:
     assert [known.label for known in ImageFormat] == ["JPEG", "PNG", "WebP", "GIF", "AVIF"]
     assert [known.extension for known in ImageFormat] == ["jpg", "png", "webp", "gif", "avif"]
-    assert all(ImageFormat.from_media_type(known.media_type) is known for known in ImageFormat)
+    assert all(ImageFormat.from_extension(known.extension) is known for known in ImageFormat)

@@ -48,11 +48,6 @@ class ImageFormat(StrEnum):
         return self in {ImageFormat.GIF, ImageFormat.WEBP}
 
     @classmethod
-    def from_media_type(cls, media_type: str) -> ImageFormat:
-        """The format of a media type that `media_type` gave; ValueError for any other."""
-        return cls(media_type.removeprefix("image/"))
-
-    @classmethod
     def from_extension(cls, extension: str) -> ImageFormat:
         """The format of an extension that `extension` gave; KeyError for any other."""
         return _BY_EXTENSION[extension]

@@ -12,7 +12,7 @@ from smart_assets.api.problems import problem, problem_of
 from smart_assets.assets.delivery import Redirect
 from smart_assets.errors import AssetNotFound, SmartAssetsError
 from smart_assets.runtime import Runtime
-from smart_assets.storage.keys import is_asset_key
+from smart_assets.storage.keys import Visibility, is_asset_key, visibility_of
 
 PREFIX = "/assets/"
 
@@ -47,7 +47,7 @@ class AssetDelivery:
         key: str = scope["path"][len(PREFIX) :]
         if not is_asset_key(key):
             raise AssetNotFound("there is nothing at this address")
-        public = key.startswith("public/")
+        public = visibility_of(key) is Visibility.PUBLIC
         query = {} if public else dict(parse_qsl(scope["query_string"].decode("latin-1")))
         delivery = runtime.delivery
         max_age = delivery.authorise(key, query)

@@ -25,7 +25,7 @@ from smart_assets.formats import ImageFormat
 from smart_assets.settings import Settings
 from smart_assets.storage.base import ObjectAtHand, SignedUrl, StorageBackend
 from smart_assets.storage.errors import ObjectNotFound, StorageNotConfigured, StorageUnavailable
-from smart_assets.storage.keys import ORIGINAL, AssetKey, parse_asset_key
+from smart_assets.storage.keys import ORIGINAL, AssetKey, Visibility, parse_asset_key, visibility_of
 from smart_assets.storage.registry import Storages
 from smart_assets.threads import Threads
 
@@ -129,7 +129,7 @@ class Delivery:
         signed, on every storage.
         """
         key = _key(record, variant)
-        if key.startswith("public/"):
+        if visibility_of(key) is Visibility.PUBLIC:
             return Link(self._public_url(record, key) or f"{base_url}/assets/{key}")
         signature = self._signer.sign(key, self._default_expiry)
         return Link(f"{base_url}/assets/{key}?{signature.query}", signature.expires_at)
@@ -154,7 +154,7 @@ class Delivery:
 
     def authorise(self, key: str, query: Mapping[str, str]) -> int:
         """How long (in seconds) an answer for `key` may be kept; raises a signature error where there is to be none."""
-        if key.startswith("public/"):
+        if visibility_of(key) is Visibility.PUBLIC:
             return self._public_cache_seconds
         return int(self._signer.verify(key, query))
 

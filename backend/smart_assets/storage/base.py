@@ -27,7 +27,7 @@ from smart_assets.storage.errors import (
     Unsupported,
     WriteNotVerified,
 )
-from smart_assets.storage.keys import Visibility, validate_key, with_visibility
+from smart_assets.storage.keys import Visibility, validate_key, visibility_of, with_visibility
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +35,6 @@ Source = bytes | Path
 """What a write takes: bytes in memory, or a file on this machine's disk, which a backend streams."""
 
 DEFAULT_EXPIRY_SECONDS: Final = 86_400
-OBJECT_CACHE_CONTROL: Final = "public, max-age=31536000, immutable"
-"""What vendors store beside an object: the object under a key never changes. Delivery says something shorter."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +202,8 @@ class StorageBackend(ABC):
     def url(self, key: str) -> str | None:
         """Where anybody can fetch a public object without the service; None where nobody can."""
         validate_key(key)
-        return self._public_url(key) if self.capabilities.public_access and key.startswith("public/") else None
+        public = visibility_of(key) is Visibility.PUBLIC
+        return self._public_url(key) if public and self.capabilities.public_access else None
 
     async def generate_signed_url(
         self, key: str, expiry_seconds: int = DEFAULT_EXPIRY_SECONDS, *, filename: str | None = None
