@@ -116,6 +116,8 @@ def load(case: Case, seconds: float) -> float:
     command = ["taskset", "-c", LOAD_CORE, "wrk", "-t1", f"-c{case.connections}", f"-d{seconds:g}s"]
     if case.script:
         command += ["-s", str(case.script)]
+    # What one server left for the disk to write must not be waited for by the next one's fsync.
+    os.sync()
     output = subprocess.run([*command, case.url], check=True, capture_output=True, text=True).stdout
     if "Non-2xx" in output or "Socket errors" in output:
         sys.exit(f"{case.name}: {output}")

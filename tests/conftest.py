@@ -1,6 +1,7 @@
 """The service in this process, over a folder of its own, called over ASGI."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import hypothesis
 import pytest
 
 from smart_assets.main import create_app
@@ -15,6 +17,11 @@ from smart_assets.runtime import Runtime
 from smart_assets.settings import PREFIX, Settings
 from smart_assets.storage.factory import register_backend
 from tests.staging import FaultyStorage
+
+# A shared machine may stop for longer than any example takes. CI tries the same examples each time: what it says is
+# about the change at hand; new ones are looked for wherever else the tests run.
+hypothesis.settings.register_profile("shared machine", deadline=None, derandomize="CI" in os.environ)
+hypothesis.settings.load_profile("shared machine")
 
 BASE_URL = "http://127.0.0.1:8000"
 
@@ -81,8 +88,6 @@ StartService = Callable[..., AbstractAsyncContextManager[Service]]
 
 @pytest.fixture(autouse=True)
 def _settings_come_from_the_test(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import os
-
     for variable in list(os.environ):
         if variable.startswith(PREFIX):
             monkeypatch.delenv(variable)

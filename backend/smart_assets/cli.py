@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import os
 import signal
 import socket
 import sys
@@ -74,6 +75,7 @@ def _run_server(settings: Settings) -> None:
     from smart_assets.observability import configure_logging
 
     configure_logging(settings.log_level, settings.log_format)
+    os.umask(0o027)  # what the service writes is nobody's outside its group
     runtime.prepare(settings)
     listener = _listen(settings.host, settings.port)
     app = create_app(settings)

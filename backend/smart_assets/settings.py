@@ -195,7 +195,8 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         variable = PREFIX + "__".join(str(part) for part in first["loc"] if isinstance(part, str)).upper()
-        raise ConfigurationError(f"{variable}: {first['msg']}") from None
+        message = "is not a setting" if first["type"] == "extra_forbidden" else first["msg"]
+        raise ConfigurationError(f"{variable}: {message}") from None
     except SettingsError as error:  # a group, list or object that is no JSON: the field's name is in the message
         match = re.search(r'"(\w+)"', str(error))
         raise ConfigurationError(f"{PREFIX}{match[1].upper() if match else '…'}: is not valid JSON") from None
