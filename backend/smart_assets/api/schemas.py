@@ -114,8 +114,8 @@ class UploadQuery(_Query):
     gravity: Gravity = Field(Gravity.CENTRE, description="What `cover` keeps.")
     background: str | None = Field(
         None,
-        description="`#rrggbb` or `transparent`: the padding of `contain`, and what is behind alpha in a format "
-        "without it. By default transparent where the format can, else white.",
+        description="`#rrggbb`: the padding of `contain`, and what alpha is flattened onto. `transparent` is the "
+        "default where the format can, else white.",
         examples=["#ffffff"],
     )
     format: Literal["source", "jpeg", "png", "webp", "avif"] = Field(
