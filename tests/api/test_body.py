@@ -331,7 +331,7 @@ async def test_a_data_url_with_filename_and_metadata_is_read() -> None:
     body = with_data_url(content, filename="a/b.png", metadata={"data_url": "mine"})
     chunks = [body[at : at + 65_537] for at in range(0, len(body), 65_537)]
     files, metadata = await read(chunks, "application/json; charset=utf-8")
-    assert (files, metadata) == ([File(content, "b.png", "data_url")], {"data_url": "mine"})
+    assert (files, metadata) == ([File(content, "a/b.png", "data_url")], {"data_url": "mine"})
 
 
 async def test_filename_and_metadata_of_a_data_url_may_be_null() -> None:

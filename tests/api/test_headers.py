@@ -18,9 +18,9 @@ from smart_assets.errors import DigestMismatch, MalformedBody
     ("raw", "kept"),
     [
         ("holiday photo.jpg", "holiday photo.jpg"),
-        ("日本語/写真.png", "写真.png"),
-        ("C:\\fakepath\\x.jpg", "x.jpg"),
-        ("../../etc/passwd", "passwd"),
+        ("日本語/写真.png", "日本語/写真.png"),
+        ("C:\\fakepath\\x.jpg", "C:\\fakepath\\x.jpg"),
+        ("../../etc/passwd", "../../etc/passwd"),
         ("a\x00b\r\nc\x7f.png", "abc.png"),
         ("  spaced  ", "spaced"),
         ("cafe\u0301.jpg", "caf\u00e9.jpg"),
@@ -29,27 +29,25 @@ from smart_assets.errors import DigestMismatch, MalformedBody
         ("👨\u200d👩\u200d👧.png", "👨\u200d👩\u200d👧.png"),
         ("CON", "CON"),
         (".htaccess", ".htaccess"),
-        ("x" * 300, "x" * 255),
+        ("x" * 2000, "x" * 1024),
+        ("é" * 2000 + ".jpeg", "é" * 1019 + ".jpeg"),
         ("", None),
         (" \t", None),
-        ("..", None),
-        ("folder/", None),
-        ("folder/..", None),
+        ("..", ".."),
         ("\x00", None),
     ],
 )
-def test_a_filename_is_kept_as_one_clean_line_without_its_directories(raw: str, kept: str | None) -> None:
+def test_a_filename_is_kept_as_one_clean_line(raw: str, kept: str | None) -> None:
     assert clean_filename(raw) == kept
 
 
-@given(st.text(st.characters(), max_size=400))
+@given(st.text(st.characters(), max_size=1200))
 def test_a_clean_filename_is_never_dangerous_and_stays_as_it_is(raw: str) -> None:
     name = clean_filename(raw)
     if name is None:
         return
-    assert 1 <= len(name) <= 255
-    assert name not in {".", ".."}
-    assert not set("/\\\0\r\n") & set(name)
+    assert 1 <= len(name) <= 1024
+    assert not set("\0\r\n") & set(name)
     assert unicodedata.is_normalized("NFC", name)
     assert name.encode().decode() == name
     assert clean_filename(name) == name
@@ -66,7 +64,7 @@ def test_a_clean_filename_is_never_dangerous_and_stays_as_it_is(raw: str) -> Non
         (b'form-data; name="file"; filename="quo\\"te.png"', 'quo"te.png'),
         (b'form-data; name="file"; filename="new%0D%0Aline.png"', "newline.png"),
         (b'form-data; name="file"; filename="100%25.png"', "100%25.png"),
-        (b'form-data; name="file"; filename="C:\\fakepath\\x.jpg"', "x.jpg"),
+        (b'form-data; name="file"; filename="C:\\fakepath\\x.jpg"', "C:\\fakepath\\x.jpg"),
         ('form-data; name="file"; filename="写真.png"'.encode(), "写真.png"),
         (b'form-data; name="file"; filename="caf\xe9.png"', "caf\u00e9.png"),
         (b"attachment; filename*=UTF-8''%e2%82%ac%20rates.png", "€ rates.png"),

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
+from smart_assets.api.headers import cut_filename
+
+MAX_CHARACTERS = 200
+
 
 def content_disposition(filename: str | None) -> str:
     """`inline`, with the filename where there is one: in ASCII for the old, in UTF-8 for everybody else.
 
-    Whatever the filename holds, the header is one line of ASCII and the name stays within its quotes.
+    Whatever the filename holds, the header is one line of ASCII of a moderate length, the name stays within its quotes,
+    and it names no directory (RFC 6266, section 4.3).
     """
-    if not filename:
+    filename = cut_filename((filename or "").replace("\\", "/").rpartition("/")[2], MAX_CHARACTERS)
+    if filename in {"", ".", ".."}:
         return "inline"
     plain = "".join(char if " " <= char <= "~" and char not in '"\\%' else "_" for char in filename)
     if plain == filename:

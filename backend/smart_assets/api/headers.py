@@ -11,7 +11,7 @@ from urllib.parse import unquote_to_bytes
 
 from smart_assets.errors import DigestMismatch, MalformedBody
 
-MAX_FILENAME_CHARACTERS = 255
+MAX_FILENAME_CHARACTERS = 1024
 _MAX_EXTENSION = 16
 
 # A quoted string ends at a quote that ends the parameter. Browsers escape only quotes, and as %22, so that a name may
@@ -69,18 +69,24 @@ def decode_text(raw: bytes) -> str:
 
 
 def clean_filename(raw: str) -> str | None:
-    """A caller's file name as metadata: one line of valid Unicode, 1 to 255 code points in NFC, no directories.
+    """A caller's file name as metadata: one line of valid Unicode, 1 to 1024 code points in NFC.
 
-    None where nothing is left. What it is kept for is showing it again; it never becomes part of a path.
+    None where nothing is left. A path stays one: what it is kept for is showing it again, and it never becomes part of
+    a path of ours.
     """
-    name = unicodedata.normalize("NFC", raw).replace("\\", "/").rpartition("/")[2]
-    name = "".join(char for char in name if unicodedata.category(char) not in _NOT_IN_FILENAMES)
-    name = name.strip()
-    if len(name) > MAX_FILENAME_CHARACTERS:
-        stem, dot, extension = name.rpartition(".")
-        kept = f"{dot}{extension}" if stem and len(extension) <= _MAX_EXTENSION else ""
-        name = name[: MAX_FILENAME_CHARACTERS - len(kept)].rstrip() + kept
-    return None if name in {"", ".", ".."} else name
+    name = "".join(
+        char for char in unicodedata.normalize("NFC", raw) if unicodedata.category(char) not in _NOT_IN_FILENAMES
+    )
+    return cut_filename(name.strip(), MAX_FILENAME_CHARACTERS) or None
+
+
+def cut_filename(name: str, most: int) -> str:
+    """`name` in at most so many characters; its extension stays."""
+    if len(name) <= most:
+        return name
+    stem, dot, extension = name.rpartition(".")
+    kept = f"{dot}{extension}" if stem and len(extension) <= _MAX_EXTENSION else ""
+    return name[: most - len(kept)].rstrip() + kept
 
 
 # A member of a Dictionary of Byte Sequences (RFC 9651, sections 3.2 and 3.3.5), its parameters passed over.

@@ -228,7 +228,7 @@ class AssetPatch(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"visibility": "private"}]})
 
-    filename: str | MISSING = Field(MISSING, description="Cut to 255 characters.")
+    filename: str | MISSING = Field(MISSING, description="Cut to 1024 characters.")
     tags: list[str] | MISSING = Field(MISSING, description="The new tags, instead of the old ones.")
     metadata: dict[str, Any] | MISSING = Field(MISSING, description="Merged into what is there (RFC 7396).")
     visibility: Visibility | MISSING = MISSING

@@ -20,6 +20,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Text,
     Uuid,
 )
 from sqlalchemy.engine import Dialect
@@ -151,9 +152,9 @@ assets = Table(
     Column("state", String(16), nullable=False),
     Column("storage", String(64), nullable=False),
     Column("visibility", String(16), nullable=False),
-    Column("filename", String(255)),
+    Column("filename", String(1024)),
     # The filename case-folded, for the search by `q`: databases fold ASCII only, or by locale.
-    Column("filename_folded", String(1024)),
+    Column("filename_folded", Text),
     Column("format", String(8), nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("width", Integer, nullable=False),

@@ -272,7 +272,7 @@ async def get_content(
 ) -> Response:
     """The original's bytes or a size's, from whatever storage, through the service."""
     record = await runtime.library.get(_id(asset_id), caller.owner)
-    found = await runtime.delivery.content(record, size)
+    found = await runtime.delivery.content(record, size or None)
     if as_ == "data_url":
         pieces = _data_url_json(found)
         first = await anext(pieces)  # an error before the first byte can still be told as one
