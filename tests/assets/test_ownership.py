@@ -88,6 +88,26 @@ async def test_losers_do_not_loosen_the_hold_of_who_is_at_work(
     assert (await service.client.get(changed["url"])).content == HOLIDAY
 
 
+@pytest.mark.parametrize("target", ["public", "private"])
+async def test_a_deletion_removes_the_bytes_where_they_lie_when_it_begins(
+    service: Service, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    origin = "private" if target == "public" else "public"
+    asset = await service.uploaded(HOLIDAY, sizes="64", visibility=origin)
+    url = f"/api/v1/assets/{asset['id']}"
+    library, get = service.runtime.library, service.runtime.library.get
+
+    async def get_then_change(asset_id: UUID, owner: str | None) -> AssetRecord:
+        record = await get(asset_id, owner)
+        monkeypatch.setattr(library, "get", get)
+        assert (await service.client.patch(url, json={"visibility": target})).status_code == 200
+        return record
+
+    monkeypatch.setattr(library, "get", get_then_change)
+    assert (await service.client.delete(url)).status_code == 204
+    assert await service.leaves_nothing()
+
+
 async def test_losing_the_row_while_going_public_leaves_nothing_public(service: Service, faulty: FaultyStorage) -> None:
     asset = await service.uploaded(HOLIDAY, storage="faulty", sizes="100,50", visibility="private")
     url = f"/api/v1/assets/{asset['id']}"

@@ -148,17 +148,19 @@ class Library:
         """
         record = await self.get(asset_id, owner)
         backend = self._storages.get(record.storage)
-        gone = await asyncio.shield(self._delete(record, owner))
+        gone = await asyncio.shield(self._delete(asset_id, owner))
         if not gone and backend.capabilities.at_hand:
             # What delivery reads straight from disk it would still hand out.
             raise StorageUnavailable("the bytes could not be removed yet; they will be")
 
-    async def _delete(self, record: AssetRecord, owner: str | None) -> bool:
+    async def _delete(self, asset_id: UUID, owner: str | None) -> bool:
         with self._lease.claim() as claim:
-            if not await self._database.write(lambda catalogue: catalogue.begin_deleting(record.id, claim)):
-                await self.get(record.id, owner)
+            # The row as the claim finds it: it may have changed its visibility, and so its keys, since it was read.
+            deleting = await self._database.write(lambda catalogue: catalogue.begin_deleting(asset_id, claim))
+            if deleting is None:
+                await self.get(asset_id, owner)
                 raise AssetBusy("another change of this asset is under way")
-            return await self._settling.finish_deleting(replace(record, state=AssetState.DELETING, lease=claim))
+            return await self._settling.finish_deleting(deleting)
 
     async def statistics(self) -> Statistics:
         """Totals by storage, without counting anything."""

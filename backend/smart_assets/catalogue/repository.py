@@ -192,15 +192,17 @@ class Repository:
         row = self._connection.execute(select(assets).where(assets.c.id == asset_id)).one_or_none()
         return _from_row(row) if row is not None else None
 
-    def begin_deleting(self, asset_id: UUID, claim: str) -> bool:
-        """From `ready` to `deleting`: gone for callers from here on; False where it is not `ready`."""
+    def begin_deleting(self, asset_id: UUID, claim: str) -> AssetRecord | None:
+        """From `ready` to `deleting`: gone for callers from here on. The row as it is now, with the keys it has now;
+        None where it is not `ready`."""
         record = self.get(asset_id)
         begun = record is not None and self._update(
             asset_id, AssetState.READY, None, state=AssetState.DELETING, lease=claim
         )
-        if begun and record is not None:
-            self._add_to_totals(record.storage, -1, -record.total_bytes)
-        return begun
+        if record is None or not begun:
+            return None
+        self._add_to_totals(record.storage, -1, -record.total_bytes)
+        return replace(record, state=AssetState.DELETING, lease=claim)
 
     def begin_moving(self, asset_id: UUID, target: Visibility, version: int, claim: str) -> bool:
         """From `ready` to `moving` towards another visibility; False where it is not `ready` at that version."""
