@@ -73,11 +73,11 @@ async def running(settings: Settings) -> AsyncIterator[Runtime]:
         storages = Storages(settings)
         closing.push_async_callback(storages.close)
         await _open_storages(storages, database)
-        renderer = RenderPool(settings.imaging)
-        closing.push_async_callback(renderer.close)
         own_scratch = ScratchDirectory(settings.temporary_dir)
         closing.callback(own_scratch.close)
-        settling = Settling(database, storages)
+        renderer = RenderPool(settings.imaging)
+        closing.push_async_callback(renderer.close)
+        settling = Settling(database, storages, lease)
         reconciler = Reconciler(
             database,
             settling,

@@ -23,13 +23,11 @@ class ScratchDirectory:
         """Makes the directory; OSError where that cannot be done."""
         while True:
             self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            with suppress(BlockingIOError):
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(FileNotFoundError, BlockingIOError):  # a sweep came between making and locking
+                self._descriptor = _locked(self.path)
                 if self.path.exists():
                     return
-            # A sweep came between making and locking.
-            os.close(self._descriptor)
+                os.close(self._descriptor)
 
     def close(self) -> None:
         """Remove the directory and what is in it; more than once does no harm."""
@@ -43,15 +41,20 @@ def sweep(parent: Path) -> int:
     """Remove the directories below `parent` whose processes are gone; how many there were."""
     removed = 0
     for path in parent.glob(f"{PREFIX}*"):
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:
-            continue  # gone already, or not a directory of ours
-        try:
-            with suppress(BlockingIOError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path, ignore_errors=True)
-                removed += 1
-        finally:
+        with suppress(OSError):  # gone already, in use, or not a directory of ours
+            descriptor = _locked(path)
+            shutil.rmtree(path, ignore_errors=True)
             os.close(descriptor)
+            removed += 1
     return removed
+
+
+def _locked(path: Path) -> int:
+    """A descriptor that locks the directory; BlockingIOError where another has it."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    return descriptor

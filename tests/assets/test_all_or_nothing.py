@@ -1,6 +1,9 @@
 """All of a batch or nothing, whichever call of the storage fails, and however."""
 
 import asyncio
+import os
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +11,7 @@ import pytest
 from smart_assets.errors import SmartAssetsError
 from smart_assets.storage.errors import StorageError, StorageFull, StorageUnavailable
 from tests import images
-from tests.conftest import Service, problem_of
+from tests.conftest import Service, StartService, problem_of
 from tests.staging import FaultyStorage
 
 HOLIDAY = images.jpeg(320, 240, seed=11)
@@ -240,3 +243,28 @@ async def test_going_private_that_fails_is_finished_later_and_never_shown_as_pub
     assert settled["visibility"] == "private"
     assert (await service.client.get(settled["url"])).content == HOLIDAY
     assert (await service.client.get(asset["url"])).status_code == 404
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root")
+async def test_a_disk_that_is_full_can_be_emptied_by_deleting(start_service: StartService, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", data], check=False)
+    if mounted.returncode:
+        pytest.skip("no small disk can be mounted here")
+    try:
+        async with start_service() as service:
+            large = images.with_film(HOLIDAY) + bytes(700_000)
+            kept = []
+            while (answer := await service.upload(large)).status_code == 201:
+                kept.append(answer.json()["id"])
+            problem_of(answer, 507, "storage_full")
+            assert len(kept) >= 3
+            assert service.temporary_files() == []
+            assert len(service.stored_files()) == len(kept)
+            for asset_id in kept:
+                assert (await service.client.delete(f"/api/v1/assets/{asset_id}")).status_code == 204
+            assert await service.leaves_nothing()
+            assert (await service.upload(large)).status_code == 201
+    finally:
+        subprocess.run(["umount", data], check=True)

@@ -7,7 +7,6 @@ from uuid import UUID
 
 import pytest
 
-from smart_assets.assets.settling import Settling
 from smart_assets.catalogue.models import AssetRecord, AssetState
 from smart_assets.catalogue.repository import Repository
 from smart_assets.runtime import running
@@ -116,13 +115,34 @@ async def test_losing_the_row_while_going_public_leaves_nothing_public(service: 
     slow = asyncio.create_task(service.client.patch(url, json={"visibility": "public"}))
     await hang.reached.wait()
     taken = await take_over(service, asset["id"])
-    await Settling(service.runtime.database, service.runtime.storages).settle_as_private(taken)
+    await service.runtime.library._settling.settle_as_private(taken)
     hang.release()
     problem_of(await slow, 503, "busy")
     keys = await faulty.keys()
     assert len(keys) == 3
     assert all(key.startswith("private/") for key in keys)
     assert (await service.client.get(url)).json()["visibility"] == "private"
+
+
+async def test_who_lost_the_row_puts_the_bytes_where_it_says_now(service: Service, faulty: FaultyStorage) -> None:
+    """Stopped on the way to private; another process settled it, and its owner published it again."""
+    asset = await service.uploaded(HOLIDAY, storage="faulty", sizes="100,50")
+    url = f"/api/v1/assets/{asset['id']}"
+    faulty.relent()
+    hang = faulty.hang("move", at=2)
+    slow = asyncio.create_task(service.client.patch(url, json={"visibility": "private"}))
+    await hang.reached.wait()
+    await service.runtime.library._settling.settle_as_private(await take_over(service, asset["id"]))
+    assert (await service.client.patch(url, json={"visibility": "public"})).status_code == 200
+    hang.release()
+    problem_of(await slow, 503, "busy")
+    keys = await faulty.keys()
+    assert len(keys) == 3
+    assert all(key.startswith("public/") for key in keys)
+    shown = (await service.client.get(url)).json()
+    assert shown["visibility"] == "public"
+    for each in (shown, *shown["variants"]):
+        assert (await service.client.get(each["url"])).status_code == 200
 
 
 async def test_a_public_copy_does_not_stay_where_the_row_could_not_be_closed(

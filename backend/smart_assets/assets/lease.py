@@ -23,7 +23,7 @@ class Lease:
         """A new lease; it is in force from the first `renew`."""
         self.id = str(uuid4())
         self._database = database
-        self._beats = count(1)
+        self._beat = 0
         self._numbers = count(1)
         self._held: set[str] = set()
 
@@ -44,9 +44,15 @@ class Lease:
 
     async def renew(self) -> None:
         """Show that the process lives."""
-        beat = next(self._beats)
+        self._beat += 1
+        beat = self._beat
         await self._database.write(lambda catalogue: catalogue.beat(self.id, beat))
 
     async def give_back(self) -> None:
-        """End the lease; rows still claimed under it are finished by whoever comes next."""
-        await self._database.write(lambda catalogue: catalogue.drop_leases([self.id]))
+        """End the lease, so that nobody waits for it to run out.
+
+        Not while a task still works under it: what that one is doing must be over before another finishes it.
+        """
+        if not self._held:
+            beat = self._beat
+            await self._database.write(lambda catalogue: catalogue.drop_leases({self.id: beat}))

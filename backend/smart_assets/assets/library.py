@@ -66,7 +66,7 @@ class Library:
         self._database = database
         self._storages = storages
         self._lease = lease
-        self._settling = Settling(database, storages)
+        self._settling = Settling(database, storages, lease)
 
     async def get(self, asset_id: UUID, owner: str | None) -> AssetRecord:
         """The asset, or AssetNotFound: also where it is another's."""

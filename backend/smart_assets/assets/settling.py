@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from smart_assets import observability
+from smart_assets.assets.lease import Lease
 from smart_assets.assets.objects import object_keys, required_keys
 from smart_assets.catalogue.database import Database
 from smart_assets.catalogue.models import AssetRecord, AssetState
 from smart_assets.errors import Busy, CatalogueUnavailable
-from smart_assets.storage.base import StorageBackend
 from smart_assets.storage.errors import ObjectNotFound
 from smart_assets.storage.registry import Storages
 from smart_assets.visibility import Visibility
@@ -29,10 +30,11 @@ CATALOGUE_RETRIES = 10
 class Settling:
     """Finishes uploads that failed, deletions, and changes of visibility."""
 
-    def __init__(self, database: Database, storages: Storages) -> None:
-        """Over the catalogue and the storages of this process."""
+    def __init__(self, database: Database, storages: Storages, lease: Lease) -> None:
+        """Over the catalogue and the storages of this process, under its lease."""
         self._database = database
         self._storages = storages
+        self._lease = lease
 
     async def undo_upload(self, record: AssetRecord) -> bool:
         """Remove what an upload wrote, and its `pending` row, claimed as `record` says; False where bytes are left.
@@ -62,20 +64,22 @@ class Settling:
         On its way to public whatever fails is undone. On its way to private nothing is: the row stays `moving`, is
         shown as private, and is settled as private later. Either way the error comes out, and no public copy stays.
         """
-        backend = self._storages.get(record.storage)
         target = finished.visibility
         try:
-            await _set_visibility(backend, record, target, required=required_keys(record))
-            await self._close_moving(finished)
+            await self._set_visibility(record, target, required=required_keys(record))
+            await self._close(finished)
+        except _ClaimLost:
+            await self._align(record)
+            raise Busy("the change took too long and was taken over by another process; try again") from None
         except BaseException:
             if target is Visibility.PUBLIC:
                 await self._undo_publishing(record)
             raise
         return finished
 
-    async def _close_moving(self, finished: AssetRecord) -> None:
+    async def _close(self, finished: AssetRecord) -> None:
         if not await self._database.write(lambda catalogue: catalogue.finish_moving(finished)):
-            raise Busy("the change took too long and was taken over by another process; try again")
+            raise _ClaimLost
 
     async def settle_as_private(self, record: AssetRecord) -> None:
         """End an unfinished change of visibility with every byte private, whichever way it was going.
@@ -83,57 +87,94 @@ class Settling:
         Nobody was told that the asset is public, or is going to be; and a public copy of a private image must never
         stay. Raises StorageError where that cannot be done now.
         """
-        await _set_visibility(self._storages.get(record.storage), record, Visibility.PRIVATE)
-        changed = record.visibility is not Visibility.PRIVATE
-        settled = replace(
-            record,
-            visibility=Visibility.PRIVATE,
-            version=record.version + changed,
-            updated_at=datetime.now(UTC) if changed else record.updated_at,
-        )
-        await self._database.write(lambda catalogue: catalogue.finish_moving(settled))
+        try:
+            await self._set_visibility(record, Visibility.PRIVATE)
+            await self._close(_as_private(record))
+        except _ClaimLost:
+            await self._align(record)
 
     async def _undo_publishing(self, record: AssetRecord) -> None:
-        """Make private again what was made public, as the row wants it now; never raises."""
+        """Make private again what was made public; never raises."""
         try:
-            current = await self._current(record)
-            if current is None:  # deleted meanwhile
+            for _ in range(CATALOGUE_RETRIES):
+                # A catalogue that is away for a moment is waited for: public bytes hang on it.
+                with suppress(CatalogueUnavailable):
+                    await self.settle_as_private(record)
+                    return
+                await asyncio.sleep(1)
+        except Exception:
+            logger.exception("could not undo a change to public yet", extra=names(record))
+        # The row is still `moving` under our claim: it is shown as private, and settled in the background.
+        observability.BACKGROUND_FAILURES.labels("undo_publishing").inc()
+
+    async def _align(self, record: AssetRecord) -> None:
+        """Put every object where its row says, after the claim on the row was lost and bytes may have been moved.
+
+        Who lost a claim may touch the bytes only under a new one. Waits for whoever has the row now.
+        """
+        for _ in range(CATALOGUE_RETRIES):
+            current = await self._database.read(lambda catalogue: catalogue.get_in_any_state(record.id))
+            if current is None:  # deleted meanwhile: nobody misses what is at either key
                 both = [replace(record, visibility=visibility) for visibility in Visibility]
                 keys = [key for each in both for key in object_keys(each)]
                 await self._storages.get(record.storage).cleanup_failed_assets(keys)
-            elif current.state is AssetState.MOVING and current.lease == record.lease:
-                await self.settle_as_private(record)
-            elif current.visibility is Visibility.PRIVATE:  # settled by another process, before our last moves
-                await _set_visibility(self._storages.get(record.storage), record, Visibility.PRIVATE)
-        except Exception:
-            # The row is still `moving` under our claim: it is shown as private, and settled in the background.
-            observability.BACKGROUND_FAILURES.labels("undo_publishing").inc()
-            logger.exception("could not undo a change to public yet", extra=names(record))
+                return
+            if current.state is AssetState.READY and await self._aligned(current):
+                return
+            await asyncio.sleep(1)
+        observability.BACKGROUND_FAILURES.labels("align").inc()
+        logger.error("objects may not lie where their row says", extra=names(record))
 
-    async def _current(self, record: AssetRecord) -> AssetRecord | None:
-        """The row as it is now. A catalogue that is away for a moment is waited for: public bytes may hang on it."""
-        for _ in range(CATALOGUE_RETRIES):
+    async def _aligned(self, current: AssetRecord) -> bool:
+        with self._lease.claim() as claim:
+            begun = await self._database.write(
+                lambda catalogue: catalogue.begin_moving(current.id, current.visibility, current.version, claim)
+            )
+            if not begun:
+                return False
+            claimed = replace(current, state=AssetState.MOVING, target_visibility=current.visibility, lease=claim)
             try:
-                return await self._database.read(lambda catalogue: catalogue.get_in_any_state(record.id))
-            except CatalogueUnavailable:
-                await asyncio.sleep(1)
-        return await self._database.read(lambda catalogue: catalogue.get_in_any_state(record.id))
+                await self._set_visibility(claimed, current.visibility)
+                await self._close(claimed)
+            except _ClaimLost:
+                return False
+            return True
+
+    async def _set_visibility(
+        self, record: AssetRecord, target: Visibility, *, required: frozenset[str] = frozenset()
+    ) -> None:
+        """Move every object of the asset, as long as its row is under `record`'s claim.
+
+        ObjectNotFound where one of `required` (keys as `record` has them) is gone, _ClaimLost where the claim is.
+        """
+        backend = self._storages.get(record.storage)
+        # An object may be at either key; moving one that is not there says so, or that it was moved before.
+        origin = Visibility.PUBLIC if target is Visibility.PRIVATE else Visibility.PRIVATE
+        keys = zip(object_keys(record), object_keys(replace(record, visibility=origin)), strict=True)
+        for known_as, key in keys:
+            if not await self._database.read(lambda catalogue: catalogue.is_claimed(record)):
+                raise _ClaimLost
+            try:
+                await backend.set_visibility(key, target)
+            except ObjectNotFound:
+                if known_as in required:
+                    raise
+                logger.warning("an object of an asset is missing", extra={"key": key, **names(record)})
 
 
-async def _set_visibility(
-    backend: StorageBackend, record: AssetRecord, target: Visibility, *, required: frozenset[str] = frozenset()
-) -> None:
-    """Move every object of the asset; ObjectNotFound where one of `required` (keys as `record` has them) is gone."""
-    # An object may be at either key; moving one that is not there says so, or that it was moved before.
-    origin = Visibility.PUBLIC if target is Visibility.PRIVATE else Visibility.PRIVATE
-    keys = zip(object_keys(record), object_keys(replace(record, visibility=origin)), strict=True)
-    for known_as, key in keys:
-        try:
-            await backend.set_visibility(key, target)
-        except ObjectNotFound:
-            if known_as in required:
-                raise
-            logger.warning("an object of an asset is missing", extra={"key": key, **names(record)})
+class _ClaimLost(Exception):
+    """Another process took the row over."""
+
+
+def _as_private(record: AssetRecord) -> AssetRecord:
+    """The row once its unfinished change has ended private."""
+    changed = record.visibility is not Visibility.PRIVATE
+    return replace(
+        record,
+        visibility=Visibility.PRIVATE,
+        version=record.version + changed,
+        updated_at=datetime.now(UTC) if changed else record.updated_at,
+    )
 
 
 def names(record: AssetRecord) -> dict[str, str]:

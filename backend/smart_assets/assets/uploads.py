@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -27,7 +28,7 @@ from smart_assets.assets.spool import Spool
 from smart_assets.catalogue.database import Database
 from smart_assets.catalogue.models import AssetRecord, AssetState, JsonObject, VariantRecord
 from smart_assets.catalogue.repository import Repository
-from smart_assets.errors import BodyTooLarge, Busy, ImageError, SmartAssetsError, no_space
+from smart_assets.errors import BodyTooLarge, Busy, ImageError, NoSpace, SmartAssetsError, no_space
 from smart_assets.imaging.jobs import RenderJob, RenderResult, Rendition, RenditionFailure
 from smart_assets.imaging.probe import ImageInfo, Limits, probe
 from smart_assets.imaging.sizes import RenderOptions, Size, output_format, variant_name
@@ -43,6 +44,9 @@ from smart_assets.visibility import Visibility
 Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
+
+RESERVE_BYTES = 2 * 1024 * 1024
+"""Room in the data directory that uploads leave to the catalogue: a disk that is full can be emptied by deleting."""
 
 PROBE_AT_ONCE_BYTES = 64 * 1024
 """Up to this size probing takes less time than handing it to a thread."""
@@ -120,7 +124,7 @@ class Uploads:
         self._storages = storages
         self._renderer = renderer
         self._lease = lease
-        self._settling = Settling(database, storages)
+        self._settling = Settling(database, storages, lease)
         self._threads = threads
 
     async def upload(
@@ -133,6 +137,7 @@ class Uploads:
         file. The callers' spools are theirs to discard.
         """
         backend = self._storages.get(options.storage)
+        self._check_reserve()
         results: list[_Draft | Failure] = []
         for upload in uploads:
             try:
@@ -211,6 +216,12 @@ class Uploads:
                 target.unlink(missing_ok=True)
                 raise
             await spool.replace(target)
+
+    def _check_reserve(self) -> None:
+        """Raise NoSpace before the disk is so full that the catalogue could not even note a deletion."""
+        disk = os.statvfs(self._settings.data_dir)
+        if disk.f_bavail * disk.f_frsize < RESERVE_BYTES:
+            raise NoSpace("no room left in the data directory")
 
     def _check_total(self, drafts: list[_Draft]) -> None:
         total, most = sum(draft.spool.size for draft in drafts), self._settings.direct.max_bytes

@@ -16,7 +16,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from smart_assets.catalogue.migrations import upgrade_to_head
 from smart_assets.catalogue.repository import Repository
-from smart_assets.errors import CatalogueUnavailable, ConfigurationError
+from smart_assets.errors import CatalogueUnavailable, ConfigurationError, NoSpace
 from smart_assets.threads import Threads, finished
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ class Database:
         """Commit `writes` as one transaction; False where one of them fails: then each is to have its own."""
         try:
             results = self._run(self._writing, lambda catalogue: [write.work(catalogue) for write in writes])
-        except CatalogueUnavailable as error:  # for each of them, and each would wait for it again
+        except (CatalogueUnavailable, NoSpace) as error:  # for each of them, and each would wait for it again
             for write in writes:
                 write.outcome.set_exception(error)
             return True
@@ -121,6 +121,8 @@ class Database:
             with engine.begin() as connection:
                 return work(Repository(connection))
         except (OperationalError, PoolTimeout) as error:
+            if "disk is full" in str(error):
+                raise NoSpace("no room left for the catalogue") from error
             logger.exception("the catalogue does not answer")
             raise CatalogueUnavailable("the catalogue does not answer; try again") from error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any
@@ -232,6 +232,15 @@ class Repository:
             self._replace_tags(record)
         return finished
 
+    def is_claimed(self, record: AssetRecord) -> bool:
+        """Whether the row still is in `record`'s state under `record`'s claim."""
+        query = select(assets.c.id).where(
+            assets.c.id == record.id,
+            assets.c.state == record.state,
+            assets.c.lease.is_not_distinct_from(record.lease),
+        )
+        return self._connection.execute(query).one_or_none() is not None
+
     def give_up_pending(self, record: AssetRecord) -> AssetState | None:
         """From `pending` to `deleting`, under `record`'s claim; the state the row is in then, None where it is gone."""
         if self._update(record.id, AssetState.PENDING, record.lease, state=AssetState.DELETING):
@@ -278,9 +287,10 @@ class Repository:
         """Every lease and its last beat."""
         return {row.id: row.beat for row in self._connection.execute(select(leases))}
 
-    def drop_leases(self, ids: Collection[str]) -> None:
-        """Forget leases of processes that are gone."""
-        self._connection.execute(delete(leases).where(leases.c.id.in_(ids)))
+    def drop_leases(self, last_beats: Mapping[str, int]) -> None:
+        """Forget leases of processes that are gone: those that are still at their last beat."""
+        for lease, beat in last_beats.items():
+            self._connection.execute(delete(leases).where(leases.c.id == lease, leases.c.beat == beat))
 
     def abandoned(
         self, *, own_lease: str, held: Collection[str], living: Collection[str], after: UUID | None, limit: int

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
 from pathlib import Path
 from uuid import UUID
 
@@ -42,18 +41,20 @@ class LeaseWatch:
         self._own_beat = clock()
 
     def beaten(self) -> None:
-        """Our own lease was just renewed.
-
-        Where that took too long, whatever kept us from writing may have kept the others too: they get all their time
-        again before they are judged.
-        """
-        now = self._clock()
-        if now - self._own_beat > self._lease_seconds / 2:
+        """Our own lease was just renewed."""
+        if self._kept_from_writing():
             self._seen.clear()
-        self._own_beat = now
+        self._own_beat = self._clock()
+
+    def _kept_from_writing(self) -> bool:
+        """Whether our own beat is overdue. What keeps us from writing may keep the others too: nobody is judged then,
+        and afterwards they get all their time again."""
+        return self._clock() - self._own_beat > self._lease_seconds / 2
 
     def living(self, beats: dict[str, int]) -> set[str]:
         """The leases among `beats` (of all there are) whose processes live, as far as we can know."""
+        if self._kept_from_writing():
+            return set(beats)
         now = self._clock()
         self._seen = {
             lease: (beat, self._seen[lease][1] if self._seen.get(lease, (None,))[0] == beat else now)
@@ -111,27 +112,25 @@ class Reconciler:
         The next pass goes on behind this one's rows, and from the first again after the last, so that rows that cannot
         be settled now are in nobody's way.
         """
-        beats = await self._database.read(lambda catalogue: catalogue.beats())
-        living = self._watch.living(beats) | {self._lease.id}
-        abandoned = await self._database.read(
-            partial(
-                Repository.abandoned,
-                own_lease=self._lease.id,
-                held=self._lease.held,
-                living=living,
-                after=self._after,
-                limit=BATCH,
-            )
-        )
+        beats, living, abandoned = await self._database.read(self._look)
         self._after = abandoned[-1].id if len(abandoned) == BATCH else None
         settled = 0
         for record in abandoned:
             if record.lease not in self._lease.held:  # which may have grown since the rows were read
                 settled += await self._settle(record)
-        if dead := set(beats) - living:
+        if dead := {lease: beat for lease, beat in beats.items() if lease not in living}:
             await self._database.write(lambda catalogue: catalogue.drop_leases(dead))
         await self._threads.run(lambda: scratch.sweep(self._temporary_dir))
         return settled
+
+    def _look(self, catalogue: Repository) -> tuple[dict[str, int], set[str], tuple[AssetRecord, ...]]:
+        """Every beat, who lives, and a batch of rows nobody is at work on: as they are at one moment."""
+        beats = catalogue.beats()
+        living = self._watch.living(beats) | {self._lease.id}
+        abandoned = catalogue.abandoned(
+            own_lease=self._lease.id, held=self._lease.held, living=living, after=self._after, limit=BATCH
+        )
+        return beats, living, abandoned
 
     async def _settle(self, record: AssetRecord) -> bool:
         with self._lease.claim() as claim:

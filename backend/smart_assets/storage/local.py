@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import AsyncGenerator, Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
@@ -53,6 +54,9 @@ _NOT_ADOPTED: Final = _NO_LINKS | {errno.EXDEV, errno.ELOOP}
 
 _OPEN_FILES: Final = "/proc/self/fd"
 _HAS_OPEN_FILES: Final = Path(_OPEN_FILES).exists()
+
+
+_LOCK_SECONDS = 3.0
 
 
 class LocalStorage(StorageBackend):
@@ -363,10 +367,22 @@ class LocalStorage(StorageBackend):
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        """One holder at a time among all threads and processes of this storage."""
+        """One holder at a time among all threads and processes of this storage.
+
+        Held for a few system calls only; a process that is stopped in the middle of them must not stop all others, so
+        after a while StorageUnavailable.
+        """
         descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        deadline = time.monotonic() + _LOCK_SECONDS
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise StorageUnavailable(f"the storage {self.name} is locked by another process") from None
+                    time.sleep(0.001)
             yield
         finally:
             os.close(descriptor)
