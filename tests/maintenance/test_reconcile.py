@@ -26,8 +26,8 @@ async def leave_behind(service: Service, record: AssetRecord, moved: int = 0) ->
     def write(catalogue: Repository) -> None:
         catalogue.insert_pending([record])
         catalogue._connection.exec_driver_sql(
-            "UPDATE assets SET state = ?, target_visibility = ?",
-            (record.state.value, record.target_visibility and record.target_visibility.value),
+            "UPDATE assets SET state = ?, target_visibility = ? WHERE id = ?",
+            (record.state.value, record.target_visibility and record.target_visibility.value, record.id.hex),
         )
 
     await service.runtime.database.write(write)
@@ -50,6 +50,23 @@ async def test_a_dead_change_of_visibility_ends_private(service: Service, target
     assert all(key.startswith("private/") for key in service.stored_files())
     assert len(service.stored_files()) == 2
     assert [state for _, state in await service.rows()] == ["ready"]
+
+
+async def test_what_a_process_taken_for_dead_did_after_all_is_undone(service: Service) -> None:
+    """It was only stopped: its last move, and its last write, land when its rows have long been settled."""
+    moving = a_record(
+        state=AssetState.MOVING, visibility=Visibility.PRIVATE, target_visibility=Visibility.PUBLIC, lease=DEAD
+    )
+    await leave_behind(service, moving)
+    await service.settle()
+    pending = a_record(lease=DEAD)
+    await leave_behind(service, pending)
+    await service.settle()
+    backend = service.runtime.storages.get("local")
+    await backend.set_visibility(object_keys(moving)[1], Visibility.PUBLIC)
+    await backend.upload(object_keys(pending)[0], HOLIDAY, content_type="image/jpeg")
+    await service.settle()
+    assert service.stored_files() == sorted(object_keys(moving))
 
 
 async def test_a_living_process_is_left_alone(service: Service) -> None:

@@ -125,6 +125,23 @@ class Settling:
         observability.BACKGROUND_FAILURES.labels("align").inc()
         logger.error("objects may not lie where their row says", extra=names(record))
 
+    async def recheck(self, record: AssetRecord) -> None:
+        """Undo what a process did after all whose row, `record`, was taken over because it seemed dead.
+
+        It may only have been stopped, and its last write or move may land any time after it goes on.
+        """
+        current = await self._database.read(lambda catalogue: catalogue.get_in_any_state(record.id))
+        if current is not None and current.state is not AssetState.READY:
+            return  # somebody is at work on it
+        backend = self._storages.get(record.storage)
+        right = set(object_keys(current)) if current is not None else set()
+        for visibility in Visibility:
+            for key in object_keys(replace(record, visibility=visibility)):
+                if key not in right and await backend.exists(key):
+                    logger.warning("a process taken for dead went on", extra={"key": key, **names(record)})
+                    await self._align(record)
+                    return
+
     async def _aligned(self, current: AssetRecord) -> bool:
         with self._lease.claim() as claim:
             begun = await self._database.write(

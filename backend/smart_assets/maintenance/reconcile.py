@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 BATCH = 100
 
+RECHECKS = 40
+"""For so many passes (ten times a lease's length) rows taken over are looked at again: see `Settling.recheck`."""
+
 
 class LeaseWatch:
     """Tells living leases from dead ones: dead is whose beat did not change for `lease_seconds` of our own clock.
@@ -85,6 +88,7 @@ class Reconciler:
         self._interval = lease_seconds / 4
         self._watch = LeaseWatch(lease_seconds)
         self._after: UUID | None = None
+        self._taken_over: dict[UUID, tuple[AssetRecord, int]] = {}
 
     async def run(self) -> None:
         """Beat and look around, four times in a lease's length, each in its own time: a slow storage stops no beat."""
@@ -118,6 +122,7 @@ class Reconciler:
         for record in abandoned:
             if record.lease not in self._lease.held:  # which may have grown since the rows were read
                 settled += await self._settle(record)
+        await self._recheck()
         if dead := {lease: beat for lease, beat in beats.items() if lease not in living}:
             await self._database.write(lambda catalogue: catalogue.drop_leases(dead))
         await self._threads.run(lambda: scratch.sweep(self._temporary_dir))
@@ -132,12 +137,27 @@ class Reconciler:
         )
         return beats, living, abandoned
 
+    async def _recheck(self) -> None:
+        """Look again at rows taken over from processes that may only have been stopped."""
+        for asset_id, (record, left) in list(self._taken_over.items()):
+            if left:
+                self._taken_over[asset_id] = (record, left - 1)
+            else:
+                del self._taken_over[asset_id]
+            try:
+                await self._settling.recheck(record)
+            except Exception as error:  # noqa: BLE001 - one row must not keep the others waiting
+                observability.BACKGROUND_FAILURES.labels("recheck").inc()
+                logger.warning("could not look at an asset again", extra={**names(record), "error": repr(error)})
+
     async def _settle(self, record: AssetRecord) -> bool:
         with self._lease.claim() as claim:
             try:
                 taken = await self._database.write(lambda catalogue: catalogue.take_over(record, claim))
                 if taken is None:
                     return False
+                if not (record.lease or "").startswith(self._lease.id):
+                    self._taken_over[record.id] = (record, RECHECKS)
                 if taken.state is AssetState.MOVING:
                     await self._settling.settle_as_private(taken)
                 elif not await self._settling.finish_deleting(taken):
