@@ -49,7 +49,6 @@ class Runtime:
     library: Library
     delivery: Delivery
     reconciler: Reconciler
-    threads: Threads
     temporary_dir: Path
 
     async def check(self) -> None:
@@ -92,11 +91,10 @@ async def running(settings: Settings) -> AsyncIterator[Runtime]:
             database=database,
             storages=storages,
             api_keys=ApiKeys(settings),
-            uploads=Uploads(settings, database, storages, renderer, lease, threads),
-            library=Library(database, storages, lease),
+            uploads=Uploads(settings, database, storages, renderer, lease, settling, threads),
+            library=Library(database, storages, lease, settling),
             delivery=Delivery(settings, database, storages, UrlSigner.from_settings(settings), threads),
             reconciler=reconciler,
-            threads=threads,
             temporary_dir=own_scratch.path,
         )
 

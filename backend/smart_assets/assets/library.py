@@ -61,12 +61,12 @@ class Statistics:
 class Library:
     """The use-cases over assets that are there. `owner` None means: of everybody."""
 
-    def __init__(self, database: Database, storages: Storages, lease: Lease) -> None:
+    def __init__(self, database: Database, storages: Storages, lease: Lease, settling: Settling) -> None:
         """Everything it needs is built, and closed, by `runtime`."""
         self._database = database
         self._storages = storages
         self._lease = lease
-        self._settling = Settling(database, storages, lease)
+        self._settling = settling
 
     async def get(self, asset_id: UUID, owner: str | None) -> AssetRecord:
         """The asset, or AssetNotFound: also where it is another's."""

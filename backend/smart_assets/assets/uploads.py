@@ -115,6 +115,7 @@ class Uploads:
         storages: Storages,
         renderer: RenderPool,
         lease: Lease,
+        settling: Settling,
         threads: Threads,
     ) -> None:
         """Everything it needs is built, and closed, by `runtime`."""
@@ -124,7 +125,7 @@ class Uploads:
         self._storages = storages
         self._renderer = renderer
         self._lease = lease
-        self._settling = Settling(database, storages, lease)
+        self._settling = settling
         self._threads = threads
 
     async def upload(
@@ -277,9 +278,9 @@ class Uploads:
         """Store the original, and beside it render and store the sizes."""
         if options.sizes or options.placeholder:
             # The workers read files. A backend on the same disk takes the same file.
-            await draft.spool.as_file()
+            source = await draft.spool.as_file()
             await _all_or_first_error(
-                self._store_original(backend, draft), self._make_variants(backend, draft, options)
+                self._store_original(backend, draft), self._make_variants(backend, draft, source, options)
             )
         else:
             await self._store_original(backend, draft)
@@ -293,8 +294,9 @@ class Uploads:
         if backend.capabilities.data_urls and stored.url:
             draft.data_urls[ORIGINAL] = stored.url
 
-    async def _make_variants(self, backend: StorageBackend, draft: _Draft, options: UploadOptions) -> None:
-        source = await draft.spool.as_file()
+    async def _make_variants(
+        self, backend: StorageBackend, draft: _Draft, source: Path, options: UploadOptions
+    ) -> None:
         job = RenderJob(
             source=source,
             info=draft.info,

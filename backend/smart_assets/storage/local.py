@@ -55,8 +55,7 @@ _NOT_ADOPTED: Final = _NO_LINKS | {errno.EXDEV, errno.ELOOP}
 _OPEN_FILES: Final = "/proc/self/fd"
 _HAS_OPEN_FILES: Final = Path(_OPEN_FILES).exists()
 
-
-_LOCK_SECONDS = 3.0
+_LOCK_SECONDS: Final = 3.0
 
 
 class LocalStorage(StorageBackend):
