@@ -49,6 +49,7 @@ class Runtime:
     library: Library
     delivery: Delivery
     reconciler: Reconciler
+    threads: Threads
     temporary_dir: Path
 
     async def check(self) -> None:
@@ -95,6 +96,7 @@ async def running(settings: Settings) -> AsyncIterator[Runtime]:
             library=Library(database, storages, lease, settling),
             delivery=Delivery(settings, database, storages, UrlSigner.from_settings(settings), threads),
             reconciler=reconciler,
+            threads=threads,
             temporary_dir=own_scratch.path,
         )
 

@@ -43,8 +43,10 @@ from smart_assets.errors import (
     SmartAssetsError,
     UnsupportedMediaType,
 )
+from smart_assets.threads import Threads
 
 MiB = 1024 * 1024
+THREADS = Threads("test")
 BOUNDARY = "----WebKitFormBoundaryx1"
 FORM = f"multipart/form-data; boundary={BOUNDARY}"
 STATUS = {"body_too_large": 413, "body_timeout": 408, "malformed_body": 400}
@@ -110,7 +112,7 @@ async def read(
     **headers: str,
 ) -> tuple[list[File], dict[str, Any] | None]:
     with TemporaryDirectory() as directory:
-        limits = BodyLimits(max_file_bytes, max_files, Path(directory), timeout_seconds=10)
+        limits = BodyLimits(max_file_bytes, max_files, Path(directory), THREADS, timeout_seconds=10)
         request = request_of(chunks, content_type, gone=gone, query=query, **headers)
         try:
             async with read_body(request, limits, batch=batch) as body:
@@ -436,7 +438,7 @@ async def test_a_sender_who_goes_away_leaves_nothing(body: bytes, kind: str) -> 
 
 
 async def test_files_are_gone_after_an_error_of_the_one_who_uses_them(tmp_path: Path) -> None:
-    limits = BodyLimits(8 * MiB, 3, tmp_path, timeout_seconds=10)
+    limits = BodyLimits(8 * MiB, 3, tmp_path, THREADS, timeout_seconds=10)
 
     async def fail() -> None:
         async with read_body(request_of([bytes(3 * MiB)], "image/png"), limits, batch=False):
@@ -460,7 +462,7 @@ async def test_files_are_gone_after_a_cancellation(tmp_path: Path, turns: int) -
     request = Request({**request_of([], "image/png").scope}, receive)
 
     async def upload() -> None:
-        async with read_body(request, BodyLimits(1 << 40, 1, tmp_path, 10), batch=False):
+        async with read_body(request, BodyLimits(1 << 40, 1, tmp_path, THREADS, 10), batch=False):
             pass
 
     task = asyncio.create_task(upload())
@@ -487,7 +489,7 @@ async def test_a_refused_file_is_gone_while_the_rest_of_its_body_is_still_coming
         sent.append((message.get("status"), message.get("body"), len(seen)))
 
     async def refuse(scope: Any, receive: Any, send: Any) -> None:
-        limits = BodyLimits(3 * MiB, 1, tmp_path, timeout_seconds=10)
+        limits = BodyLimits(3 * MiB, 1, tmp_path, THREADS, timeout_seconds=10)
         with pytest.raises(BodyTooLarge):
             async with read_body(Request(scope, receive), limits, batch=False):
                 pass
@@ -520,7 +522,7 @@ def many(chunk: bytes, size: int) -> Iterator[bytes]:
 async def test_a_body_of_50_mib_takes_less_than_8_mib_of_memory(
     tmp_path: Path, head: bytes, chunk: bytes, size: int, tail: bytes, kind: str
 ) -> None:
-    limits = BodyLimits(SIZE, 1, tmp_path, timeout_seconds=60)
+    limits = BodyLimits(SIZE, 1, tmp_path, THREADS, timeout_seconds=60)
 
     def chunks() -> Iterator[bytes]:
         yield head
@@ -539,7 +541,7 @@ async def test_a_body_of_50_mib_takes_less_than_8_mib_of_memory(
 async def test_a_batch_of_small_files_does_not_fill_the_memory(tmp_path: Path) -> None:
     async def kept_in_memory() -> int:
         parts = [part("files", bytes(MiB)) for _ in range(12)]
-        limits = BodyLimits(MiB, 12, tmp_path, timeout_seconds=10)
+        limits = BodyLimits(MiB, 12, tmp_path, THREADS, timeout_seconds=10)
         async with read_body(request_of([*parts, form()], FORM), limits, batch=True) as body:
             assert all(content_of(file.spool) == bytes(MiB) for file in body.files)
             return sum(isinstance(file.spool.source, bytes) for file in body.files)
@@ -556,7 +558,7 @@ class Served:
     def __init__(self, directory: Path, http_implementation: Any, timeout_seconds: float) -> None:
         self.outcomes: list[type[Exception] | int] = []
         self.directory = directory
-        limits = BodyLimits(MiB, 3, directory, timeout_seconds)
+        limits = BodyLimits(MiB, 3, directory, THREADS, timeout_seconds)
 
         async def upload(request: Request) -> Response:
             try:

@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 
 from smart_assets.assets.spool import MEMORY_BYTES, Spool
 from smart_assets.errors import BodyTooLarge, NoSpace
+from smart_assets.threads import Threads
 
+THREADS = Threads("test")
 CHUNK = os.urandom(64 * 1024)
 LARGE = CHUNK * 40
 """2.5 MiB: past what stays in memory and past a batch after it."""
@@ -34,7 +36,7 @@ def content_of(spool: Spool) -> bytes:
 
 
 async def filled(directory: Path, content: bytes, *, chunk: int = len(CHUNK), max_bytes: int = 1 << 30) -> Spool:
-    spool = Spool(directory, max_bytes)
+    spool = Spool(directory, max_bytes, THREADS)
     for at in range(0, len(content), chunk):
         await spool.write(content[at : at + chunk])
     await spool.finish()
@@ -68,7 +70,7 @@ async def test_the_largest_file_kept_in_memory_has_exactly_the_bytes_allowed_the
 @given(st.lists(st.binary(max_size=300)), st.integers(0, 2000))
 async def test_size_hash_and_bytes_are_those_written_however_they_came(chunks: list[bytes], memory_bytes: int) -> None:
     with TemporaryDirectory() as directory:
-        async with Spool(Path(directory), 1 << 30, memory_bytes=memory_bytes) as spool:
+        async with Spool(Path(directory), 1 << 30, THREADS, memory_bytes=memory_bytes) as spool:
             for chunk in chunks:
                 await spool.write(memoryview(chunk))
             await spool.finish()
@@ -145,7 +147,7 @@ def disk_of(size: int) -> Iterator[None]:
 
 
 async def test_a_full_disk_is_said_and_what_was_written_removed(tmp_path: Path) -> None:
-    async with Spool(tmp_path, 1 << 30) as spool:
+    async with Spool(tmp_path, 1 << 30, THREADS) as spool:
         with disk_of(100_000), pytest.raises(NoSpace):
             await spool.write(LARGE)
     async with await filled(tmp_path, CHUNK * 2) as spool:
@@ -155,7 +157,7 @@ async def test_a_full_disk_is_said_and_what_was_written_removed(tmp_path: Path) 
 
 
 async def spill_forever(directory: Path, begun: asyncio.Event) -> None:
-    async with Spool(directory, 1 << 40) as spool:
+    async with Spool(directory, 1 << 40, THREADS) as spool:
         while True:
             await spool.write(LARGE)
             begun.set()
@@ -192,11 +194,11 @@ def open_files_in(directory: Path) -> list[Path]:
 
 
 async def test_no_file_stays_open(tmp_path: Path) -> None:
-    async with Spool(tmp_path, len(LARGE)) as spool:
+    async with Spool(tmp_path, len(LARGE), THREADS) as spool:
         await spool.write(LARGE)
         assert len(open_files_in(tmp_path)) == 1
         await spool.finish()
         assert open_files_in(tmp_path) == []
-    async with Spool(tmp_path, len(LARGE)) as spool:
+    async with Spool(tmp_path, len(LARGE), THREADS) as spool:
         await spool.write(LARGE)
     assert open_files_in(tmp_path) == []

@@ -26,6 +26,7 @@ from smart_assets.errors import (
     InvalidParameter,
     UnsupportedMediaType,
 )
+from smart_assets.threads import Threads
 
 LEAST_BYTES_PER_SECOND = 1024
 """Slower than this on average, after the time a sender may stall, is `body_timeout`."""
@@ -36,11 +37,15 @@ _PART_OVERHEAD_BYTES = 64 * 1024
 
 @dataclass(frozen=True)
 class BodyLimits:
-    """What a body may be. `directory` takes the temporary files; `timeout_seconds` is how long a sender may stall."""
+    """What a body may be, and what reading it takes: a `directory` for temporary files, `threads` to write them in.
+
+    `timeout_seconds` is how long a sender may stall.
+    """
 
     max_file_bytes: int
     max_files: int
     directory: Path
+    threads: Threads
     timeout_seconds: float
 
 
@@ -183,7 +188,10 @@ class _Reader:
 
     async def _spool(self, memory_bytes: int = MEMORY_BYTES) -> Spool:
         spool = Spool(
-            self.limits.directory, self.limits.max_file_bytes, memory_bytes=max(0, min(memory_bytes, MEMORY_BYTES))
+            self.limits.directory,
+            self.limits.max_file_bytes,
+            self.limits.threads,
+            memory_bytes=max(0, min(memory_bytes, MEMORY_BYTES)),
         )
         return await self.spools.enter_async_context(spool)
 

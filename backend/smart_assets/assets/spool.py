@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-import threading
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import anyio.to_thread
-
 from smart_assets.errors import BodyTooLarge, no_space
+from smart_assets.threads import Threads
 
 MEMORY_BYTES = 1024 * 1024
 """A file up to this size stays in memory."""
@@ -32,7 +30,7 @@ class Spool:
     An async context manager: at its end, however it comes, no temporary file is left. One task uses it at a time.
     """
 
-    def __init__(self, directory: Path, max_bytes: int, *, memory_bytes: int = MEMORY_BYTES) -> None:
+    def __init__(self, directory: Path, max_bytes: int, threads: Threads, *, memory_bytes: int = MEMORY_BYTES) -> None:
         """`directory` exists and is where a temporary file goes once there are more than `memory_bytes`."""
         self.size = 0
         """Bytes so far."""
@@ -42,6 +40,7 @@ class Spool:
         """Where the finished file is: in memory, or in a temporary file that lives as long as the spool."""
         self._directory = directory
         self._max_bytes = max_bytes
+        self._threads = threads
         self._memory_bytes = memory_bytes
         self._hash = hashlib.sha256()
         self._chunks: list[Chunk] = []
@@ -50,9 +49,6 @@ class Spool:
         self._files: list[Path] = []
         # Set before the first hop that may leave a file behind.
         self._on_disk = False
-        # asyncio's own cancellation leaves a running thread behind: whatever touches the file holds the lock.
-        self._lock = threading.Lock()
-        self._discarded = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -92,7 +88,7 @@ class Spool:
         if isinstance(self.source, Path):
             return self.source
         self._on_disk = True
-        return await anyio.to_thread.run_sync(self._save, self.source)
+        return await self._threads.run(partial(self._save, self.source))
 
     async def replace(self, source: bytes | Path) -> None:
         """Let `source` take the finished file's place: `size`, `sha256` and `source` become its own.
@@ -102,7 +98,7 @@ class Spool:
         if isinstance(source, Path):
             self._on_disk = True
             self._files.append(source)
-        self.size, self.sha256 = await anyio.to_thread.run_sync(_measure, source)
+        self.size, self.sha256 = await self._threads.run(partial(_measure, source))
         self.source = source
 
     async def discard(self) -> None:
@@ -111,9 +107,9 @@ class Spool:
             self._forget()
             return
         try:
-            await anyio.to_thread.run_sync(self._forget)
+            await self._threads.run(self._forget)
         finally:
-            self._forget()  # does something only where a cancellation kept the thread from it
+            self._forget()  # does something only where a cancellation came before the thread's turn
 
     # ── In memory or in a thread ────────────────────────────────────────────────────────────────────────────────────
 
@@ -121,10 +117,10 @@ class Spool:
         hashed = not self._on_disk
         self._on_disk = True
         chunks, self._chunks, self._buffered = self._chunks, [], 0
-        await anyio.to_thread.run_sync(partial(self._append, chunks, hashed=hashed, last=last))
+        await self._threads.run(partial(self._append, chunks, hashed=hashed, last=last))
 
     def _append(self, chunks: Sequence[Chunk], *, hashed: bool, last: bool) -> None:
-        with self._lock, no_space():
+        with no_space():
             if self._fd is None:
                 self._fd, self.source = self._create()
             if not hashed:
@@ -135,7 +131,7 @@ class Spool:
                 self._close()
 
     def _save(self, content: bytes) -> Path:
-        with self._lock, no_space():
+        with no_space():
             self._fd, path = self._create()
             _write_all(self._fd, [content])
             self._close()
@@ -143,8 +139,6 @@ class Spool:
             return path
 
     def _create(self) -> tuple[int, Path]:
-        if self._discarded:
-            raise RuntimeError("the spool is discarded")
         fd, name = tempfile.mkstemp(prefix="upload-", dir=self._directory)
         self._files.append(Path(name))
         return fd, self._files[-1]
@@ -155,12 +149,10 @@ class Spool:
             self._fd = None
 
     def _forget(self) -> None:
-        with self._lock:
-            self._discarded = True
-            self._chunks, self.source = [], b""
-            self._close()
-            while self._files:
-                self._files.pop().unlink(missing_ok=True)
+        self._chunks, self.source = [], b""
+        self._close()
+        while self._files:
+            self._files.pop().unlink(missing_ok=True)
 
 
 def _measure(source: bytes | Path) -> tuple[int, str]:

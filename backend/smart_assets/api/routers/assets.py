@@ -111,6 +111,7 @@ async def _take(
         max_file_bytes=settings.max_upload_bytes,
         max_files=settings.policy.max_files_per_batch if batch else 1,
         directory=runtime.temporary_dir,
+        threads=runtime.threads,
         timeout_seconds=settings.body_timeout_seconds,
     )
     async with read_body(request, limits, batch=batch, all_or_nothing=options.atomic) as body:
