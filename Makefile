@@ -51,8 +51,10 @@ openapi: $(VENV)/dev.stamp ## Write openapi/ from the code
 	$(BIN)/smart-assets openapi openapi
 
 lock: ## Refresh the lock files (needs uv)
-	$(LOCK) pyproject.toml --group build --output-file requirements/serve.txt
-	$(LOCK) pyproject.toml --group dev --constraints requirements/serve.txt --output-file requirements/dev.txt
+	$(LOCK) pyproject.toml --extra s3 --extra cloudinary --group build --output-file requirements/serve.txt
+	$(LOCK) pyproject.toml --all-extras --group dev --constraints requirements/serve.txt --output-file requirements/dev.txt
+	for extra in gcs azure; do $(LOCK) pyproject.toml --extra $$extra --constraints requirements/dev.txt --output-file requirements/$$extra.txt || exit; done
+	$(LOCK) --group live --constraints requirements/dev.txt --output-file requirements/live.txt
 
 clean: ## Remove the environment and caches; ./data stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

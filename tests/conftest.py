@@ -89,7 +89,7 @@ StartService = Callable[..., AbstractAsyncContextManager[Service]]
 @pytest.fixture(autouse=True)
 def _settings_come_from_the_test(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for variable in list(os.environ):
-        if variable.startswith(PREFIX):
+        if variable.startswith((PREFIX, "AWS_", "CLOUDINARY_", "GOOGLE_", "AZURE_")):
             monkeypatch.delenv(variable)
     monkeypatch.chdir(tmp_path)
 

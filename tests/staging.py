@@ -9,6 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
+from smart_assets.expiry import Validity
 from smart_assets.storage.base import ObjectAtHand, SignedUrl, Source, StorageBackend, StoredObject
 from smart_assets.storage.errors import StorageError, StorageUnavailable
 from smart_assets.storage.memory import MemoryStorage
@@ -137,14 +138,17 @@ class FaultyStorage(StorageBackend):
     async def _move(self, key: str, target: str) -> StoredObject:
         return await self._staged("move", lambda: self.inner._move(key, target))
 
+    async def _ping(self) -> None:
+        await self._staged("check", self.inner._ping)
+
     async def _check(self) -> None:
         await self._staged("check", self.inner._check)
 
     def _public_url(self, key: str) -> str | None:
         return self.inner._public_url(key)
 
-    async def _signed_url(self, key: str, expiry_seconds: int, filename: str | None) -> SignedUrl:
-        return await self.inner._signed_url(key, expiry_seconds, filename)
+    async def _signed_url(self, key: str, validity: Validity, filename: str | None) -> SignedUrl:
+        return await self.inner._signed_url(key, validity, filename)
 
     def _translate(self, error: Exception, key: str | None) -> StorageError | None:
         return self.inner._translate(error, key)

@@ -14,6 +14,7 @@ from typing import Any
 
 from anyio import to_thread
 
+from smart_assets import observability
 from smart_assets.access.api_keys import ApiKeys
 from smart_assets.access.signing import UrlSigner
 from smart_assets.assets.delivery import Delivery
@@ -29,7 +30,8 @@ from smart_assets.imaging.workers import RenderPool
 from smart_assets.maintenance.reconcile import Reconciler
 from smart_assets.scratch import ScratchDirectory
 from smart_assets.settings import Settings
-from smart_assets.storage.errors import StorageNotConfigured
+from smart_assets.storage.base import StorageBackend
+from smart_assets.storage.errors import StorageError, StorageNotConfigured
 from smart_assets.storage.factory import storage_names
 from smart_assets.storage.registry import Storages
 from smart_assets.threads import Threads
@@ -55,7 +57,7 @@ class Runtime:
     async def check(self) -> None:
         """Whether the service can do its work: the catalogue and the default storage answer. Raises what is wrong."""
         await self.database.read(lambda catalogue: catalogue.beats())
-        await self.storages.get(self.settings.default_storage).check()
+        await self.storages.get(self.settings.default_storage).ping()
 
 
 @asynccontextmanager
@@ -72,7 +74,7 @@ async def running(settings: Settings) -> AsyncIterator[Runtime]:
         closing.callback(threads.close)
         storages = Storages(settings)
         closing.push_async_callback(storages.close)
-        await _open_storages(storages, database)
+        remote = await _open_storages(storages, database, settings.default_storage)
         own_scratch = ScratchDirectory(settings.temporary_dir)
         closing.callback(own_scratch.close)
         renderer = RenderPool(settings.imaging)
@@ -87,6 +89,7 @@ async def running(settings: Settings) -> AsyncIterator[Runtime]:
             temporary_dir=settings.temporary_dir,
         )
         await closing.enter_async_context(_in_background(reconciler.run()))
+        await closing.enter_async_context(_in_background(_check_storages(remote)))
         yield Runtime(
             settings=settings,
             database=database,
@@ -137,12 +140,18 @@ def database_url(settings: Settings) -> str:
     return settings.database_url or f"sqlite:///{settings.data_dir / 'catalogue.sqlite3'}"
 
 
-async def _open_storages(storages: Storages, database: Database) -> None:
-    """Open what delivery reads without a look-up, and forget rows whose bytes went with an earlier process."""
+async def _open_storages(storages: Storages, database: Database, default: str) -> list[StorageBackend]:
+    """Open every configured storage, and forget rows whose bytes went with an earlier process; those over a network.
+
+    Opened here, because a vendor's SDK takes a while to import, and what delivery reads without a look-up must be open.
+    """
+    remote = []
     for name in storage_names():
         try:
             backend = storages.get(name)
-        except StorageNotConfigured:
+        except StorageNotConfigured as error:
+            if name == default:
+                raise ConfigurationError(f"ASSETS_DEFAULT_STORAGE is {name}, but {error.detail}") from error
             continue
         if backend.capabilities.one_process:
             forgotten = await database.write(partial(Repository.remove_storage, storage=backend.name))
@@ -150,3 +159,23 @@ async def _open_storages(storages: Storages, database: Database) -> None:
                 logger.info(
                     "forgot the assets of a storage that does not outlive a process", extra={"storage": backend.name}
                 )
+        if backend.capabilities.persistent and not backend.capabilities.at_hand:
+            remote.append(backend)
+    return remote
+
+
+async def _check_storages(remote: list[StorageBackend]) -> None:
+    """Tell the operator, soon after the start, what is wrong with a storage's settings; the service runs meanwhile."""
+    for backend in remote:
+        try:
+            await backend.check()
+            logger.info("the storage can be used", extra={"storage": backend.name})
+        except StorageError as error:
+            observability.BACKGROUND_FAILURES.labels("check_storage").inc()
+            logger.error(  # noqa: TRY400 - the sentence is for an operator; where it was raised is of no use to one
+                "the storage cannot be used as it is set up",
+                extra={"storage": backend.name, "detail": error.detail, "cause": repr(error.__cause__)},
+            )
+        except Exception:
+            observability.BACKGROUND_FAILURES.labels("check_storage").inc()
+            logger.exception("the storage could not be checked", extra={"storage": backend.name})

@@ -19,7 +19,9 @@ from smart_assets.errors import ConfigurationError
 from smart_assets.formats import ImageFormat
 
 PREFIX = "ASSETS_"
-MiB = 1024 * 1024
+KiB = 1024
+MiB = 1024 * KiB
+GiB = 1024 * MiB
 
 
 def _split_commas(value: object) -> object:
@@ -98,6 +100,207 @@ class DirectStorageSettings(_Group):
     )
 
 
+def _environment(variable: str) -> Any:
+    """A field that a vendor's own variable fills where ours does not."""
+    return lambda: os.environ.get(variable) or None
+
+
+def _with_scheme(value: object) -> object:
+    return f"https://{value}" if isinstance(value, str) and value and "://" not in value else value
+
+
+def _prefix(value: str) -> str:
+    return f"{value.strip('/')}/" if value.strip("/") else ""
+
+
+Url = Annotated[
+    str | None,
+    BeforeValidator(_with_scheme),
+    AfterValidator(lambda url: url and _without_trailing_slash(url)),
+    Field(pattern=r"^https?://[^\s?#]+$"),
+]
+EmptyIsNone = BeforeValidator(lambda value: None if value == "" else value)
+Text = Annotated[str | None, EmptyIsNone]
+Secret = Annotated[SecretStr | None, EmptyIsNone]
+
+
+class _RemoteStorageSettings(_Group):
+    public_url: Url = Field(
+        None,
+        description="CDN or own domain in front of the public objects, as far as their keys (`public/…`). Never used "
+        "for private ones.",
+    )
+    prefix: Annotated[str, AfterValidator(_prefix)] = Field(
+        "", max_length=100, description="Put before every key, so that others can share the place."
+    )
+    connect_timeout_seconds: float = Field(5, gt=0, description="How long to wait for a connection.")
+    timeout_seconds: float = Field(30, gt=0, description="How long the server may stay silent.")
+    max_connections: int = Field(16, ge=1, le=256, description="Most calls at once; the others wait their turn.")
+
+
+class S3Settings(_RemoteStorageSettings):
+    """The `s3` storage: AWS, or anything that speaks its protocol. Credentials by AWS's standard chain, or here."""
+
+    bucket: Text = Field(None, description="The bucket.")
+    region: Text = Field(None, description="Its region; by default as AWS's own settings say, else `us-east-1`.")
+    endpoint_url: Url = Field(None, description="Where the server is, where it is not AWS; `https://` if not said.")
+    signing_endpoint_url: Url = Field(
+        None, description="Where callers reach it, for signed and public URLs; by default the same."
+    )
+    addressing_style: Literal["auto", "path", "virtual"] = Field(
+        "auto", description="`path` puts the bucket in the path; `auto`: where an endpoint is given."
+    )
+    access_key_id: Text = Field(None, description="Credentials, where not by AWS's standard chain.")
+    secret_access_key: Secret = Field(None, description="With `ASSETS_S3__ACCESS_KEY_ID`.")
+    session_token: Secret = Field(None, description="With temporary credentials.")
+    public_access: Literal["none", "policy", "acl"] = Field(
+        "none",
+        description="How strangers reach public objects at the bucket: not at all, by a bucket policy on `public/*`, "
+        "or by each object's ACL.",
+    )
+    public_bucket: Text = Field(None, description="A bucket of its own for public objects.")
+    storage_class: Text = Field(None, description="Such as `STANDARD_IA`.")
+    encryption: Annotated[Literal["AES256", "aws:kms", "aws:kms:dsse"] | None, EmptyIsNone] = Field(
+        None, description="Server-side encryption, where it is not the bucket's own default."
+    )
+    kms_key_id: Text = Field(None, description="With `aws:kms`; by default AWS's own key.")
+    extra_args: dict[str, Any] = Field({}, description="More arguments of each put, as a JSON object: PutObject's own.")
+    multipart_bytes: int = Field(
+        16 * MiB, ge=5 * MiB, le=5 * GiB, description="From this size on an object is sent in parts."
+    )
+    part_bytes: int = Field(8 * MiB, ge=5 * MiB, le=5 * GiB, description="Size of such a part, held in memory.")
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The variables without which it cannot be used."""
+        needed: dict[str, object] = {"BUCKET": self.bucket}
+        if self.access_key_id or self.secret_access_key:
+            needed |= {"ACCESS_KEY_ID": self.access_key_id, "SECRET_ACCESS_KEY": self.secret_access_key}
+        return tuple(f"{PREFIX}S3__{name}" for name, value in needed.items() if not value)
+
+
+class CloudinarySettings(_RemoteStorageSettings):
+    """The `cloudinary` storage. The account by `CLOUDINARY_URL`, or here in three parts."""
+
+    url: Secret = Field(
+        default_factory=_environment("CLOUDINARY_URL"),
+        description="`cloudinary://key:secret@cloud`, as the vendor says.",
+    )
+    cloud_name: Text = Field(None, description="The account's name.")
+    api_key: Text = Field(None, description="Its key.")
+    api_secret: Secret = Field(None, description="Its secret.")
+    api_url: Url = Field(None, description="Where the API is; by default Cloudinary's, or the URL's `upload_prefix`.")
+    delivery_url: Url = Field(
+        None, description="Where images are delivered from, up to the account's name; by default Cloudinary's CDN."
+    )
+    public_access: Literal["none", "cdn"] = Field(
+        "none",
+        description="`cdn`: the address of a public asset is the CDN's own. `none`: it is the service's, which "
+        "redirects there.",
+    )
+    transformation: str = Field(
+        "", pattern=r"^[A-Za-z0-9_:.,/-]*$", description="Put into public addresses, such as `f_auto,q_auto`."
+    )
+    large_bytes: int = Field(
+        20 * MiB, ge=5 * MiB, description="From this size on an image is sent in parts of this size."
+    )
+    max_bytes: int = Field(
+        10 * 1000 * 1000, ge=1, description="The account's limit for an image; the free plan's is 10 MB."
+    )
+    signature_algorithm: Literal["sha1", "sha256"] = Field("sha1", description="As the account is set.")
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The variables without which it cannot be used."""
+        parts = {"CLOUD_NAME": self.cloud_name, "API_KEY": self.api_key, "API_SECRET": self.api_secret}
+        if self.url or all(parts.values()):
+            return ()
+        if not any(parts.values()):
+            return ("CLOUDINARY_URL",)
+        return tuple(f"{PREFIX}CLOUDINARY__{name}" for name, value in parts.items() if not value)
+
+
+class GcsSettings(_RemoteStorageSettings):
+    """The `gcs` storage: Google Cloud Storage. Credentials by Google's default chain, or here."""
+
+    bucket: Text = Field(None, description="The bucket.")
+    project: Text = Field(None, description="The project; by default the credentials' own.")
+    endpoint_url: Url = Field(None, description="Where the server is, where it is not Google; `https://` if not said.")
+    signing_endpoint_url: Url = Field(
+        None, description="Where callers reach it, for signed and public URLs; by default the same."
+    )
+    credentials_file: Annotated[Path | None, EmptyIsNone] = Field(
+        None, description="A service account's key file, where not by Google's default chain."
+    )
+    credentials_json: Secret = Field(None, description="The same, as its text.")
+    signing_account: Text = Field(
+        None,
+        description="The service account that signs URLs through IAM, where the credentials hold no private key; by "
+        "default their own. They need `iam.serviceAccounts.signBlob` on it.",
+    )
+    public_access: Literal["none", "policy"] = Field(
+        "none",
+        description="`policy`: strangers may read public objects, by the IAM policy of "
+        "`ASSETS_GCS__PUBLIC_BUCKET`, or of a managed folder `public/`.",
+    )
+    public_bucket: Text = Field(None, description="A bucket of its own for public objects.")
+    storage_class: Text = Field(None, description="Such as `NEARLINE`.")
+    kms_key: Text = Field(None, description="The Cloud KMS key to encrypt with, by its full name.")
+    resumable_bytes: int = Field(
+        8 * MiB, ge=256 * KiB, description="Beyond this size an object is sent in parts of this size, held in memory."
+    )
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The variables without which it cannot be used."""
+        return () if self.bucket else (f"{PREFIX}GCS__BUCKET",)
+
+
+class AzureSettings(_RemoteStorageSettings):
+    """The `azure` storage: Azure Blob Storage. By a connection string, or an account's URL and credentials."""
+
+    connection_string: Secret = Field(
+        default_factory=_environment("AZURE_STORAGE_CONNECTION_STRING"),
+        description="As the portal shows it; by default `AZURE_STORAGE_CONNECTION_STRING`.",
+    )
+    account_url: Url = Field(
+        None,
+        description="`https://account.blob.core.windows.net`; credentials by Azure's default chain, or "
+        "`ASSETS_AZURE__ACCOUNT_KEY`.",
+    )
+    account_key: Secret = Field(None, description="The account's key, with `ASSETS_AZURE__ACCOUNT_URL`.")
+    signing_endpoint_url: Url = Field(
+        None, description="Where callers reach the account, for signed and public URLs; by default the same."
+    )
+    container: Text = Field(None, description="The container.")
+    public_access: Literal["none", "policy"] = Field(
+        "none", description="`policy`: strangers may read what is in `ASSETS_AZURE__PUBLIC_CONTAINER`."
+    )
+    public_container: Text = Field(None, description="A container of its own for public objects.")
+    access_tier: Annotated[Literal["Hot", "Cool", "Cold"] | None, EmptyIsNone] = Field(
+        None, description="The tier of each blob, where it is not the account's default."
+    )
+    single_put_bytes: int = Field(
+        8 * MiB, ge=64 * KiB, le=256 * MiB, description="Beyond this size a blob is sent in blocks."
+    )
+    block_bytes: int = Field(4 * MiB, ge=64 * KiB, le=256 * MiB, description="Size of such a block, held in memory.")
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The variables without which it cannot be used."""
+        needed = {"CONTAINER": self.container}
+        if not self.connection_string:
+            needed["ACCOUNT_URL"] = self.account_url
+        if self.public_access != "none":
+            needed["PUBLIC_CONTAINER"] = self.public_container
+        missing = tuple(f"{PREFIX}AZURE__{name}" for name, value in needed.items() if not value)
+        if not (self.connection_string or self.account_url):
+            return tuple(
+                "AZURE_STORAGE_CONNECTION_STRING" if name.endswith("__ACCOUNT_URL") else name for name in missing
+            )
+        return missing
+
+
 class Settings(BaseSettings):
     """Everything that can be set."""
 
@@ -163,6 +366,10 @@ class Settings(BaseSettings):
     imaging: ImagingSettings = ImagingSettings()
     memory: MemoryStorageSettings = MemoryStorageSettings()
     direct: DirectStorageSettings = DirectStorageSettings()
+    s3: S3Settings = Field(default_factory=S3Settings)
+    cloudinary: CloudinarySettings = Field(default_factory=CloudinarySettings)
+    gcs: GcsSettings = Field(default_factory=GcsSettings)
+    azure: AzureSettings = Field(default_factory=AzureSettings)
 
     @property
     def open_mode(self) -> bool:

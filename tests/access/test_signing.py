@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smart_assets.access.signing import UrlSigner, expiry_window, kept_signing_key
+from smart_assets.access.signing import UrlSigner, kept_signing_key
 from smart_assets.errors import ConfigurationError, SignatureExpired, SignatureInvalid, SignatureRequired
+from smart_assets.expiry import expiry_window
 
 OLD, NEW = "o" * 40, "n" * 40
 KEY = "private/2026/11/20/019aa0c2-0000-7000-8000-000000000000.original.jpg"

@@ -293,8 +293,11 @@ async def test_the_storages_are_listed(service: Service) -> None:
     storages = {
         storage["name"]: storage for storage in (await service.client.get("/api/v1/storages")).json()["storages"]
     }
-    assert storages.keys() >= {"local", "memory", "direct"}
+    assert storages.keys() == {"local", "memory", "direct", "s3", "cloudinary", "gcs", "azure"}
     assert [name for name, storage in storages.items() if storage["default"]] == ["local"]
-    assert all(storage["configured"] and storage["missing"] == [] for storage in storages.values())
+    assert {name for name, storage in storages.items() if storage["configured"]} == {"local", "memory", "direct"}
+    assert all((storage["missing"] == []) is storage["configured"] for storage in storages.values())
+    assert storages["s3"]["missing"] == ["ASSETS_S3__BUCKET"]
+    assert storages["s3"]["capabilities"] is None
     assert storages["local"]["capabilities"]["create_if_absent"]
     assert not storages["direct"]["capabilities"]["persistent"]

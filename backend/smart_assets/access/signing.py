@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Self
 
 from smart_assets.errors import ConfigurationError, SignatureExpired, SignatureInvalid, SignatureRequired
+from smart_assets.expiry import expiry_window
 from smart_assets.settings import Settings
 
 _PURPOSE = "smart-assets/delivery/1"
@@ -84,16 +85,6 @@ class UrlSigner:
         if left <= 0:
             raise SignatureExpired("the signed URL has expired")
         return left
-
-
-def expiry_window(now: float, expiry_seconds: int) -> int:
-    """When a URL signed at `now` for `expiry_seconds` expires, in Unix milliseconds.
-
-    Never later than asked, and earlier by less than a window: a tenth of `expiry_seconds` (whole seconds from ten
-    seconds up), at most an hour.
-    """
-    window_ms = min(expiry_seconds // 10 * 1000 or expiry_seconds * 100, 3_600_000)
-    return int(now * 1000 + expiry_seconds * 1000) // window_ms * window_ms
 
 
 def _format_expiry(milliseconds: int) -> str:

@@ -50,9 +50,9 @@ class AssetDelivery:
         public = visibility_of(key) is Visibility.PUBLIC
         query = {} if public else dict(parse_qsl(scope["query_string"].decode("latin-1")))
         delivery = runtime.delivery
-        max_age = delivery.authorise(key, query)
-        found = delivery.at_hand(key) or await delivery.look_up(key, max_age)
-        cache_control = f"{'public' if public else 'private'}, max-age={max_age}"
+        grant = delivery.authorise(key, query)
+        found = delivery.at_hand(key) or await delivery.look_up(key, grant)
+        cache_control = f"{'public' if public else 'private'}, max-age={grant.max_age}"
         if isinstance(found, Redirect):
             cache_control = f"{'public' if public else 'private'}, max-age={found.max_age}"
             headers = {"Location": found.url, "Cache-Control": cache_control}

@@ -9,10 +9,10 @@ import re
 import unicodedata
 from urllib.parse import unquote_to_bytes
 
+from smart_assets.disposition import cut_filename
 from smart_assets.errors import DigestMismatch, MalformedBody
 
 MAX_FILENAME_CHARACTERS = 1024
-_MAX_EXTENSION = 16
 
 # A quoted string ends at a quote that ends the parameter. Browsers escape only quotes, and as %22, so that a name may
 # end in a backslash: what is no quoted string by RFC 9110 is tried as plain text between quotes.
@@ -78,15 +78,6 @@ def clean_filename(raw: str) -> str | None:
         char for char in unicodedata.normalize("NFC", raw) if unicodedata.category(char) not in _NOT_IN_FILENAMES
     )
     return cut_filename(name.strip(), MAX_FILENAME_CHARACTERS) or None
-
-
-def cut_filename(name: str, most: int) -> str:
-    """`name` in at most so many characters; its extension stays."""
-    if len(name) <= most:
-        return name
-    stem, dot, extension = name.rpartition(".")
-    kept = f"{dot}{extension}" if stem and len(extension) <= _MAX_EXTENSION else ""
-    return name[: most - len(kept)].rstrip() + kept
 
 
 # A member of a Dictionary of Byte Sequences (RFC 9651, sections 3.2 and 3.3.5), its parameters passed over.

@@ -315,6 +315,7 @@ class StorageCapabilities(BaseModel):
     persistent: bool
     arbitrary_bytes: bool
     max_object_bytes: int | None
+    max_key_bytes: int
     create_if_absent: bool
     signed_urls: bool
     verifies_writes: bool

@@ -31,6 +31,9 @@ from smart_assets.threads import Threads
 
 CHUNK_BYTES = 512 * 1024
 
+REDIRECT_SECONDS = 3600
+"""How long the storage's URL behind a redirect lives, unless the caller's own leave ends earlier."""
+
 
 @dataclass(frozen=True)
 class Link:
@@ -38,6 +41,18 @@ class Link:
 
     url: str
     expires_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Grant:
+    """Leave to fetch an object.
+
+    `max_age` is how long (in seconds) an answer may be kept; `until` (Unix seconds) when the leave ends, None for what
+    anybody may fetch.
+    """
+
+    max_age: int
+    until: float | None = None
 
 
 @dataclass(frozen=True)
@@ -136,7 +151,8 @@ class Delivery:
 
     def _public_url(self, record: AssetRecord, key: str) -> str | None:
         try:
-            return self._storages.get(record.storage).url(key)
+            backend = self._storages.get(record.storage)
+            return backend.url(key) if backend.capabilities.links_public else None
         except StorageNotConfigured:
             return None  # one asset whose storage is gone must not break a whole list
 
@@ -152,11 +168,12 @@ class Delivery:
 
     # ── Answering them ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    def authorise(self, key: str, query: Mapping[str, str]) -> int:
-        """How long (in seconds) an answer for `key` may be kept; raises a signature error where there is to be none."""
+    def authorise(self, key: str, query: Mapping[str, str]) -> Grant:
+        """Leave to fetch `key`; raises a signature error where there is none."""
         if visibility_of(key) is Visibility.PUBLIC:
-            return self._public_cache_seconds
-        return int(self._signer.verify(key, query))
+            return Grant(self._public_cache_seconds)
+        left = self._signer.verify(key, query)
+        return Grant(int(left), until=float(query["exp"]))
 
     def at_hand(self, key: str) -> Deliverable | None:
         """The object where a storage has it at hand: the short way, without a look-up or a thread."""
@@ -166,7 +183,7 @@ class Delivery:
                 return self._deliverable(key, found)
         return None
 
-    async def look_up(self, key: str, max_age: int) -> Deliverable | Redirect:
+    async def look_up(self, key: str, grant: Grant) -> Deliverable | Redirect:
         """What the row behind `key` says; AssetNotFound where there is none, or none any more, at that visibility."""
         parsed = parse_asset_key(key)
         record = await self._record(parsed) if parsed else None
@@ -182,12 +199,16 @@ class Delivery:
             if found is None:
                 raise AssetNotFound("there is nothing at this address")
             return self._deliverable(key, found)
+        if record.target_visibility is not None:
+            raise Busy("the asset's visibility is being changed; try again")
         if public_url := backend.url(key):
-            return Redirect(public_url, max_age)
+            return Redirect(public_url, grant.max_age)
         if backend.capabilities.signed_urls:
-            signed = await backend.generate_signed_url(key, max(max_age, 60), filename=record.filename)
+            signed = await backend.generate_signed_url(
+                key, REDIRECT_SECONDS, filename=record.filename, not_after=grant.until
+            )
             left = int((signed.expires_at - datetime.now(UTC)).total_seconds())
-            return Redirect(signed.url, max(0, min(max_age, left // 2)))
+            return Redirect(signed.url, max(0, min(grant.max_age, left // 2)))
         media_type = ImageFormat.from_extension(parsed.extension).media_type
         modified = record.created_at.replace(microsecond=0)
         return Deliverable(size_bytes, _etag(key), modified, media_type, StoredBytes(backend, key), self._threads)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from smart_assets import observability
+from smart_assets.expiry import Validity
 from smart_assets.storage.errors import (
     InvalidKey,
     ObjectExists,
@@ -27,7 +28,7 @@ from smart_assets.storage.errors import (
     Unsupported,
     WriteNotVerified,
 )
-from smart_assets.storage.keys import Visibility, validate_key, visibility_of, with_visibility
+from smart_assets.storage.keys import MAX_KEY_BYTES, Visibility, validate_key, visibility_of, with_visibility
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ Source = bytes | Path
 """What a write takes: bytes in memory, or a file on this machine's disk, which a backend streams."""
 
 DEFAULT_EXPIRY_SECONDS: Final = 86_400
+_CLEANUPS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Capabilities:
     """It takes bytes that are not an image."""
     max_object_bytes: int | None = None
     """The largest object it takes, None where only the disk says."""
+    max_key_bytes: int = MAX_KEY_BYTES
+    """The longest key it takes, in UTF-8; a backend that has to escape some characters may take fewer of those."""
     create_if_absent: bool = True
     """Of two writers to one key exactly one wins, and nothing is ever overwritten."""
     signed_urls: bool = False
@@ -55,6 +59,8 @@ class Capabilities:
     """The backend checks a checksum on receipt; where it does not, a write is read back."""
     public_access: bool = False
     """Public objects can be fetched at the backend without the service."""
+    links_public: bool = True
+    """Answers name that address; where not, they name the service's own, which redirects there."""
     at_hand: bool = False
     """Objects can be read without waiting for a network: see `StorageBackend.at_hand`."""
     data_urls: bool = False
@@ -130,20 +136,26 @@ class StorageBackend(ABC):
 
     # ── What callers use ────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def upload(self, key: str, source: Source, *, content_type: str, give_away: bool = False) -> StoredObject:
+    async def upload(
+        self, key: str, source: Source, *, content_type: str, give_away: bool = False, exclusive: bool = False
+    ) -> StoredObject:
         """Write an object that was not there; durable and verified when this returns.
 
         `give_away` says that the file is never changed again, so a backend on the same file system may link it
-        instead of copying; the caller removes its own name for it either way.
+        instead of copying; the caller removes its own name for it either way. A backend with `create_if_absent` never
+        overwrites; with `exclusive` the others refuse (Unsupported) instead of writing without that promise.
         Raises ObjectExists where the key is taken (with `create_if_absent`), StorageFull, WriteNotVerified, or any
         other StorageError; then whether the object is there is unknown until `cleanup_failed_assets` has said.
         """
-        validate_key(key)
+        self._check_key(key)
         size = len(source) if isinstance(source, bytes) else source.stat().st_size
         limit = self.capabilities.max_object_bytes
         if limit is not None and size > limit:
             raise Unsupported(f"{self.name} takes objects up to {limit} bytes, this one has {size}", storage=self.name)
         with self._call("upload", key):
+            await self._prepare()
+            if exclusive:
+                self._need("create_if_absent", "telling which of two writers came first")
             written = await self._put(key, source, content_type=content_type, give_away=give_away)
             if written.size != size:
                 await self.cleanup_failed_assets([key])
@@ -159,7 +171,7 @@ class StorageBackend(ABC):
         Raises ObjectNotFound before the first chunk. A range past the end gives what there is of it. Who stops
         early closes the generator (`contextlib.aclosing`).
         """
-        validate_key(key)
+        self._check_key(key)
         self._need("persistent", "reading")
         if start < 0 or (end is not None and end < start):
             raise ValueError(f"no range of bytes: {start} to {end}")
@@ -167,7 +179,7 @@ class StorageBackend(ABC):
 
     async def stat(self, key: str) -> StoredObject:
         """The object's record; ObjectNotFound where there is none."""
-        validate_key(key)
+        self._check_key(key)
         self._need("persistent", "looking up objects")
         with self._call("stat", key):
             return await self._stat(key)
@@ -186,7 +198,7 @@ class StorageBackend(ABC):
 
     async def delete(self, key: str) -> bool:
         """Remove the object; True where there was one, False where it was gone already. Gone either way."""
-        validate_key(key)
+        self._check_key(key)
         self._need("persistent", "deleting")
         with self._call("delete", key):
             return await self._delete(key)
@@ -201,23 +213,35 @@ class StorageBackend(ABC):
 
     def url(self, key: str) -> str | None:
         """Where anybody can fetch a public object without the service; None where nobody can."""
-        validate_key(key)
+        self._check_key(key)
         public = visibility_of(key) is Visibility.PUBLIC
         return self._public_url(key) if public and self.capabilities.public_access else None
 
+    def path(self, key: str) -> Path | None:
+        """Where on this machine's disk the object lies, or would; None where that is not where it lies."""
+        self._check_key(key)
+        return self._path(key)
+
     async def generate_signed_url(
-        self, key: str, expiry_seconds: int = DEFAULT_EXPIRY_SECONDS, *, filename: str | None = None
+        self,
+        key: str,
+        expiry_seconds: int = DEFAULT_EXPIRY_SECONDS,
+        *,
+        filename: str | None = None,
+        not_after: float | None = None,
     ) -> SignedUrl:
         """A URL with which anybody may fetch the object for `expiry_seconds`, at the backend itself.
 
+        It expires in whole seconds, never later than asked, and is the same for all calls within a window (see
+        `Validity`); earlier where the credentials behind it end earlier, or at `not_after` (Unix seconds).
         `filename` is what a browser would save it as. Unsupported where the backend signs no URLs.
         """
-        validate_key(key)
+        self._check_key(key)
         self._need("signed_urls", "signed URLs")
         if expiry_seconds < 1:
             raise Unsupported("a signed URL lives a second or more", storage=self.name, key=key)
         with self._call("sign", key):
-            return await self._signed_url(key, expiry_seconds, filename)
+            return await self._signed_url(key, Validity.of(time.time(), expiry_seconds, not_after=not_after), filename)
 
     async def set_visibility(self, key: str, visibility: Visibility) -> StoredObject:
         """Move the object to the same key under another visibility; the old key is gone when this returns.
@@ -225,9 +249,10 @@ class StorageBackend(ABC):
         Safe to repeat: where the move was finished before, the record of what is there now. ObjectNotFound where the
         object is at neither key.
         """
-        validate_key(key)
+        self._check_key(key)
         self._need("persistent", "changing visibility")
-        target = validate_key(with_visibility(key, visibility))
+        target = with_visibility(key, visibility)
+        self._check_key(target)
         with self._call("set_visibility", key):
             if target == key:
                 return await self._stat(key)
@@ -244,22 +269,31 @@ class StorageBackend(ABC):
         """
         if not self.capabilities.persistent:
             return ()
-        left = []
-        for key in keys:
-            try:
-                validate_key(key)
-                with self._call("cleanup", key):
-                    await self._delete(key)
-            except InvalidKey:
-                continue  # it was refused when it should have been written: nothing can be there
-            except Exception as error:  # noqa: BLE001 - the caller's own error must not be lost behind this one
-                left.append(key)
-                observability.CLEANUP_FAILURES.labels(self.name).inc()
-                logger.warning(
-                    "could not remove an object of a failed upload",
-                    extra={"storage": self.name, "key": key, "error": repr(error.__cause__ or error)},
-                )
-        return tuple(left)
+        turns = asyncio.Semaphore(_CLEANUPS_AT_ONCE)
+
+        async def remove(key: str) -> bool:
+            async with turns:
+                return await self._try_to_remove(key)
+
+        async with asyncio.TaskGroup() as group:
+            removals = [(key, group.create_task(remove(key))) for key in keys]
+        return tuple(key for key, removed in removals if not removed.result())
+
+    async def _try_to_remove(self, key: str) -> bool:
+        try:
+            self._check_key(key)
+            with self._call("cleanup", key):
+                await self._discard(key)
+        except (InvalidKey, Unsupported):
+            return True  # it was refused when it should have been written: nothing can be there
+        except Exception as error:  # noqa: BLE001 - the caller's own error must not be lost behind this one
+            observability.CLEANUP_FAILURES.labels(self.name).inc()
+            logger.warning(
+                "could not remove an object of a failed upload",
+                extra={"storage": self.name, "key": key, "error": repr(error.__cause__ or error)},
+            )
+            return False
+        return True
 
     def at_hand(self, key: str) -> ObjectAtHand | None:
         """The object, where it can be read without waiting for a network; None where there is none, or it cannot.
@@ -270,9 +304,18 @@ class StorageBackend(ABC):
         return None
 
     async def check(self) -> None:
-        """Whether the backend can be reached and written to; the StorageError says what is wrong."""
+        """Whether the backend can be used as its settings say; the StorageError says what is wrong.
+
+        Thorough: objects are written, fetched as strangers would, and removed again, and `capabilities` that depend
+        on the server are found out.
+        """
         with self._call("check", None):
             await self._check()
+
+    async def ping(self) -> None:
+        """Whether the backend answers; cheap enough to be asked every few seconds."""
+        with self._call("ping", None):
+            await self._ping()
 
     async def close(self) -> None:
         """Give back connections, threads and memory. The backend is not used afterwards."""
@@ -302,6 +345,13 @@ class StorageBackend(ABC):
     def _list(self, prefix: str) -> AsyncGenerator[StoredObject, None]:
         """Every object of the prefix."""
 
+    async def _discard(self, key: str) -> None:
+        """Remove what may be there, where nobody asks whether it was."""
+        await self._delete(key)
+
+    async def _prepare(self) -> None:
+        """Find out, once, what a first write must know of the server."""
+
     async def _move(self, key: str, target: str) -> StoredObject:
         """Move an object: ObjectNotFound where `key` is gone.
 
@@ -312,10 +362,17 @@ class StorageBackend(ABC):
     async def _check(self) -> None:
         """Whether it can be used."""
 
+    async def _ping(self) -> None:
+        """Whether it answers."""
+        await self._check()
+
     def _public_url(self, key: str) -> str | None:
         return None
 
-    async def _signed_url(self, key: str, expiry_seconds: int, filename: str | None) -> SignedUrl:
+    def _path(self, key: str) -> Path | None:
+        return None
+
+    async def _signed_url(self, key: str, validity: Validity, filename: str | None) -> SignedUrl:
         raise NotImplementedError
 
     @abstractmethod
@@ -337,6 +394,12 @@ class StorageBackend(ABC):
             async with aclosing(self._list(prefix)) as records:
                 async for record in records:
                     yield record
+
+    def _check_key(self, key: str) -> None:
+        validate_key(key)
+        limit = self.capabilities.max_key_bytes
+        if limit < MAX_KEY_BYTES and len(key.encode()) > limit:
+            raise Unsupported(f"{self.name} takes keys of up to {limit} bytes", storage=self.name, key=key)
 
     def _need(self, capability: str, what: str) -> None:
         if not getattr(self.capabilities, capability):

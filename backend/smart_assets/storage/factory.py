@@ -1,6 +1,6 @@
 """From a storage's name to its backend.
 
-One more backend is one file, one kind, one line in `_BACKENDS`.
+One more backend is one file, one kind, one line in `_BACKENDS` (and one in `_SDKS` where it needs an extra).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import import_module
+from importlib.util import find_spec
 
 from smart_assets.settings import Settings
 from smart_assets.storage.base import Capabilities, StorageBackend
@@ -24,25 +25,62 @@ class StorageType(StrEnum):
     LOCAL = "local"
     MEMORY = "memory"
     DIRECT = "direct"
+    S3 = "s3"
+    CLOUDINARY = "cloudinary"
+    GCS = "gcs"
+    AZURE = "azure"
 
 
-# Named, not imported: a vendor's SDK is imported when its backend is first asked for.
+# Named, not imported: a vendor's SDK is imported when its backend is first asked for, and has all it needs.
 _BACKENDS = {
     StorageType.LOCAL: ("smart_assets.storage.local", "LocalStorage"),
     StorageType.MEMORY: ("smart_assets.storage.memory", "MemoryStorage"),
     StorageType.DIRECT: ("smart_assets.storage.direct", "DirectDownloadStorage"),
+    StorageType.S3: ("smart_assets.storage.s3", "S3Storage"),
+    StorageType.CLOUDINARY: ("smart_assets.storage.cloudinary", "CloudinaryStorage"),
+    StorageType.GCS: ("smart_assets.storage.gcs", "GcsStorage"),
+    StorageType.AZURE: ("smart_assets.storage.azure", "AzureStorage"),
+}
+
+# What of an extra of the same name is imported.
+_SDKS = {
+    StorageType.S3: ("boto3",),
+    StorageType.CLOUDINARY: ("cloudinary", "httpx"),
+    StorageType.GCS: ("google.cloud.storage",),
+    StorageType.AZURE: ("azure.storage.blob", "azure.identity"),
 }
 
 
-def _lazily(module: str, class_name: str) -> Load:
+def _lazily(kind: StorageType) -> Load:
+    module, class_name = _BACKENDS[kind]
+
     def load(name: str, settings: Settings) -> StorageBackend:
+        lacking = _lacking(kind, settings)
+        if lacking:
+            raise StorageNotConfigured(
+                f"the storage {name} is not configured: {' and '.join(lacking)} missing", storage=name, missing=lacking
+            )
         backend: StorageBackend = getattr(import_module(module), class_name).from_settings(name, settings)
         return backend
 
     return load
 
 
-_loads: dict[str, Load] = {kind.value: _lazily(*where) for kind, where in _BACKENDS.items()}
+def _lacking(kind: StorageType, settings: Settings) -> tuple[str, ...]:
+    """What the operator has still to set or to install."""
+    missing: tuple[str, ...] = getattr(getattr(settings, kind.value, None), "missing", ())
+    extra = () if all(_is_installed(module) for module in _SDKS.get(kind, ())) else (f"the extra smart-assets[{kind}]",)
+    return (*missing, *extra)
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # a parent package is missing
+        return False
+
+
+_loads: dict[str, Load] = {kind.value: _lazily(kind) for kind in _BACKENDS}
 
 
 def register_backend(kind: str, load: Load) -> Callable[[], None]:

@@ -156,6 +156,9 @@ class LocalStorage(StorageBackend):
     async def _move(self, key: str, target: str) -> StoredObject:
         return await self._threads.run(partial(self._rename, key, target))
 
+    def _path(self, key: str) -> Path | None:
+        return Path(self._root, key)
+
     async def _check(self) -> None:
         await self._threads.run(self._probe)
 

@@ -16,7 +16,6 @@ from smart_assets.access.api_keys import Caller
 from smart_assets.api.body import BodyLimits, read_body
 from smart_assets.api.conditional import send_bytes
 from smart_assets.api.deps import CallerDep, PresenterDep, RuntimeDep
-from smart_assets.api.disposition import content_disposition
 from smart_assets.api.documents import problems, upload_body
 from smart_assets.api.presenting import read_cursor, write_cursor
 from smart_assets.api.schemas import (
@@ -33,6 +32,7 @@ from smart_assets.api.schemas import (
 from smart_assets.assets.delivery import Deliverable
 from smart_assets.assets.uploads import Failure, Upload, UploadedAsset, UploadOptions
 from smart_assets.catalogue.repository import AssetFilter
+from smart_assets.disposition import content_disposition
 from smart_assets.errors import AssetNotFound, InvalidParameter
 from smart_assets.formats import ImageFormat
 from smart_assets.imaging.sizes import RenderOptions, parse_background, parse_sizes

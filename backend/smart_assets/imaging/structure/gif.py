@@ -52,14 +52,20 @@ def _header_end(reader: Reader) -> int:
     return end
 
 
-def blocks(reader: Reader) -> Iterator[Block]:
-    """The blocks behind the global colour table, the trailer the last. Zeros between blocks are passed over."""
+def blocks(reader: Reader, *, first_descriptor: bool = False) -> Iterator[Block]:
+    """The blocks behind the global colour table, the trailer the last. Zeros between blocks are passed over.
+
+    With `first_descriptor` no further than to the first picture, of which only the descriptor is read.
+    """
     at = _header_end(reader)
     while True:
         kind = reader.integer(at, 1)
         label = 0
         if kind == _TRAILER:
             yield Block(kind, label, at, at + 1)
+            return
+        if kind == _IMAGE and first_descriptor:
+            yield Block(kind, label, at, at + 10)
             return
         if kind == _EXTENSION:
             label = reader.integer(at + 1, 1)
@@ -76,8 +82,11 @@ def blocks(reader: Reader) -> Iterator[Block]:
         at = end
 
 
-def read_info(reader: Reader, limits: Limits) -> ImageInfo:
-    """What the blocks say; the canvas is what the engine's decoder makes of screen and first frame."""
+def read_info(reader: Reader, limits: Limits, *, header_only: bool = False) -> ImageInfo:
+    """What the blocks say; the canvas is what the engine's decoder makes of screen and first frame.
+
+    With `header_only` no further than to the first frame.
+    """
     width, height = struct.unpack("<HH", reader.read(6, 4))
     # Held to the limit even where the engine would not believe it: others who read the file might.
     limits.check_pixels(width, height)
@@ -86,7 +95,7 @@ def read_info(reader: Reader, limits: Limits) -> ImageInfo:
 
     frames = 0
     has_alpha = False
-    for block in blocks(reader):
+    for block in blocks(reader, first_descriptor=header_only):
         if block.label == _GRAPHIC_CONTROL and block.end - block.start == 8:
             has_alpha |= bool(reader.integer(block.start + 3, 1) & 1)
         elif block.kind == _IMAGE:

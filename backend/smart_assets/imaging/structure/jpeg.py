@@ -35,14 +35,19 @@ class Segment(NamedTuple):
     end: int
 
 
-def segments(reader: Reader) -> Iterator[Segment]:
-    """The segments behind SOI, EOI the last. Bytes between them that belong to none are passed over, as by libjpeg."""
+def segments(reader: Reader, *, before_scans: bool = False) -> Iterator[Segment]:
+    """The segments behind SOI, EOI the last; or (`before_scans`) those before the first scan.
+
+    Bytes between them that belong to none are passed over, as by libjpeg.
+    """
     at = 2
     while True:
         at = reader.find(_MARKER, at)
         marker = reader.integer(at + 1, 1)
         if marker == _EOI:
             yield Segment(marker, at, at + 2)
+            return
+        if marker == _SOS and before_scans:
             return
         if marker < 0xC0 or marker in {_SOI, _DHP, _EXP}:
             raise CorruptImage(f"damaged: a JPEG cannot have the marker FF{marker:02X} at byte {at}")
@@ -84,12 +89,15 @@ def _read_frame(reader: Reader, segment: Segment, limits: Limits) -> _Frame:
     return _Frame(width, height, segment.marker == 0xC2)
 
 
-def read_info(reader: Reader, limits: Limits) -> ImageInfo:
-    """What the segments say; orientation from the first EXIF segment before the first scan."""
+def read_info(reader: Reader, limits: Limits, *, header_only: bool = False) -> ImageInfo:
+    """What the segments say; orientation from the first EXIF segment before the first scan.
+
+    With `header_only` the scans are not looked at: whether there are any, and how many.
+    """
     frame: _Frame | None = None
     orientation: int | None = None
     scans = 0
-    for segment in segments(reader):
+    for segment in segments(reader, before_scans=header_only):
         if segment.marker in _STARTS_OF_FRAME:
             if frame:
                 raise CorruptImage("damaged: a second JPEG frame within the first")
@@ -102,7 +110,7 @@ def read_info(reader: Reader, limits: Limits) -> ImageInfo:
             scans += 1
             if not frame or scans > _MAX_SCANS:
                 raise CorruptImage(f"damaged: a JPEG scan before the frame, or more than {_MAX_SCANS} scans")
-    if not frame or not scans:
+    if not frame or not (scans or header_only):
         raise CorruptImage("truncated: the JPEG ends before its first scan")
     return ImageInfo(
         ImageFormat.JPEG,

@@ -58,8 +58,8 @@ def chunks(reader: Reader) -> Iterator[Chunk]:
         at = end
 
 
-def read_info(reader: Reader, limits: Limits) -> ImageInfo:
-    """What the chunks say; orientation from an eXIf before the first IDAT."""
+def read_info(reader: Reader, limits: Limits, *, header_only: bool = False) -> ImageInfo:
+    """What the chunks say; orientation from an eXIf before the first IDAT, where `header_only` stops looking."""
     walk = chunks(reader)
     ihdr = next(walk)
     if ihdr.length != 13:
@@ -82,6 +82,8 @@ def read_info(reader: Reader, limits: Limits) -> ImageInfo:
         if chunk.name == b"eXIf" and not seen & {b"eXIf", b"IDAT"}:
             orientation = exif.orientation(reader.read(chunk.start + 8, min(chunk.length, exif.MAX_BYTES)))
         seen.add(chunk.name)
+        if header_only and chunk.name == b"IDAT":
+            break
     if b"IDAT" not in seen:
         raise CorruptImage("damaged: the PNG has no pixels")
     return ImageInfo(

@@ -26,6 +26,8 @@ Piece = range | bytes
 class Reader:
     """Bytes at any offset. Whatever lies past the end is CorruptImage, and so is a file of absurdly many parts."""
 
+    window_bytes = WINDOW
+
     def __init__(self, source: bytes | FileIO, size: int) -> None:
         """`size` in bytes; a file stays the caller's to close."""
         self.size = size
@@ -54,7 +56,7 @@ class Reader:
         """Some bytes that hold offset `at`, and the offset they begin at."""
         if not self._start <= at < self._start + len(self._window):
             self.require(at + 1)
-            self._load(at, WINDOW)
+            self._load(at, self.window_bytes)
         return self._window, self._start
 
     def find(self, pattern: re.Pattern[bytes], at: int) -> int:
@@ -62,7 +64,7 @@ class Reader:
         while True:
             self.require(at + 2)
             if not self._start <= at < self._start + len(self._window) - 1:
-                self._load(at, WINDOW)
+                self._load(at, self.window_bytes)
             if match := pattern.search(self._window, at - self._start):
                 return self._start + match.start()
             # A match may lie across two windows: the next one begins with this one's last byte.

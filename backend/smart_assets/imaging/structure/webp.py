@@ -80,8 +80,11 @@ def _read_coded(reader: Reader, chunk: Chunk) -> _Coded:
     raise CorruptImage("damaged: the WebP has no picture where one should begin")
 
 
-def read_info(reader: Reader, limits: Limits) -> ImageInfo:
-    """What the chunks say; orientation from the first EXIF chunk, where the header's flags announce one."""
+def read_info(reader: Reader, limits: Limits, *, header_only: bool = False) -> ImageInfo:
+    """What the chunks say; orientation from the first EXIF chunk, where the header's flags announce one.
+
+    With `header_only` no further than to that chunk: pictures are neither counted nor looked at.
+    """
     end = _end(reader)
     walk = _chunks(reader, 12, end)
     first = next(walk, None)
@@ -97,10 +100,14 @@ def read_info(reader: Reader, limits: Limits) -> ImageInfo:
 
     orientation: int | None = None
     pictures = 0
-    for chunk in walk:
+    for chunk in () if header_only and not flags & _EXIF else walk:
         if chunk.name == b"EXIF" and flags & _EXIF and orientation is None:
             data = reader.read(chunk.start, min(chunk.end - chunk.start, exif.MAX_BYTES))
             orientation = exif.orientation(data.removeprefix(exif.JPEG_PREFIX))
+            if header_only:
+                break
+        elif header_only:
+            continue
         elif flags & _ANIMATION and chunk.name == b"ANMF":
             pictures += 1
             limits.check_frames(pictures, width, height)
@@ -109,14 +116,14 @@ def read_info(reader: Reader, limits: Limits) -> ImageInfo:
             pictures = 1
             if _read_coded(reader, chunk)[:2] != (width, height):
                 raise CorruptImage("damaged: the WebP picture and its header differ in size")
-    if not pictures:
+    if not pictures and not header_only:
         raise CorruptImage("damaged: the WebP has no picture")
     return ImageInfo(
         ImageFormat.WEBP,
         width,
         height,
         orientation=orientation or 1,
-        frames=pictures,
+        frames=pictures or 1,
         has_alpha=bool(flags & _ALPHA),
     )
 

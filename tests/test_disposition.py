@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smart_assets.api.disposition import content_disposition
 from smart_assets.api.headers import clean_filename, filename_of, parse_header
+from smart_assets.disposition import content_disposition
 
 
 @pytest.mark.parametrize(

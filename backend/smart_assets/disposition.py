@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
-from smart_assets.api.headers import cut_filename
-
 MAX_CHARACTERS = 200
+_MAX_EXTENSION = 16
 
 
 def content_disposition(filename: str | None) -> str:
@@ -24,3 +23,12 @@ def content_disposition(filename: str | None) -> str:
     # RFC 8187's attr-char, of which quote() leaves these as they are besides letters and digits.
     encoded = quote(filename, safe="!#$&+.^_`|~-", errors="replace")
     return f"inline; filename=\"{plain}\"; filename*=UTF-8''{encoded}"
+
+
+def cut_filename(name: str, most: int) -> str:
+    """`name` in at most so many characters; its extension stays."""
+    if len(name) <= most:
+        return name
+    stem, dot, extension = name.rpartition(".")
+    kept = f"{dot}{extension}" if stem and len(extension) <= _MAX_EXTENSION else ""
+    return name[: most - len(kept)].rstrip() + kept
