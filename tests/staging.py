@@ -7,15 +7,35 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Literal, TypeVar
+from urllib.parse import quote, urlencode
 
 from smart_assets.expiry import Validity
-from smart_assets.storage.base import ObjectAtHand, SignedUrl, Source, StorageBackend, StoredObject
+from smart_assets.storage.base import Capabilities, ObjectAtHand, SignedUrl, Source, StorageBackend, StoredObject
 from smart_assets.storage.errors import StorageError, StorageUnavailable
 from smart_assets.storage.memory import MemoryStorage
 
 Operation = Literal["put", "read", "stat", "delete", "list", "move", "check"]
 T = TypeVar("T")
+
+
+class DistantStorage(MemoryStorage):
+    """Memory that behaves as if it lay behind a network: it is not at hand, signs URLs of its own, and may be open."""
+
+    def __init__(self, name: str = "distant", *, public_access: bool = False, links_public: bool = True) -> None:
+        super().__init__(name, 256 * 1024 * 1024)
+        self.capabilities = Capabilities(signed_urls=True, public_access=public_access, links_public=links_public)
+
+    def at_hand(self, key: str) -> ObjectAtHand | None:
+        return None
+
+    def _public_url(self, key: str) -> str | None:
+        return f"https://bucket.example/{quote(key)}"
+
+    async def _signed_url(self, key: str, validity: Validity, filename: str | None) -> SignedUrl:
+        query = urlencode({"from": validity.begins, "until": validity.expires, "as": filename or ""})
+        return SignedUrl(f"https://bucket.example/{quote(key)}?{query}", datetime.fromtimestamp(validity.expires, UTC))
 
 
 @dataclass

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Self
 
+_LONGEST_WINDOW_SECONDS = 3600
+
 
 def expiry_window(now: float, expiry_seconds: int) -> int:
     """When a URL signed at `now` for `expiry_seconds` expires, in Unix milliseconds.
@@ -13,7 +15,7 @@ def expiry_window(now: float, expiry_seconds: int) -> int:
     Never later than asked, and earlier by less than a window: a tenth of `expiry_seconds` (whole seconds from ten
     seconds up), at most an hour.
     """
-    window_ms = min(expiry_seconds // 10 * 1000 or expiry_seconds * 100, 3_600_000)
+    window_ms = min(expiry_seconds // 10 * 1000 or expiry_seconds * 100, _LONGEST_WINDOW_SECONDS * 1000)
     return int(now * 1000 + expiry_seconds * 1000) // window_ms * window_ms
 
 
@@ -31,7 +33,8 @@ class Validity:
         It begins so long before `now` that it spans `expiry_seconds`. `not_after` (Unix seconds) ends it earlier, at
         that second.
         """
-        expires = expiry_window(now, expiry_seconds) // 1000
+        window = min(expiry_seconds // 10 or 1, _LONGEST_WINDOW_SECONDS)
+        expires = math.floor(now + expiry_seconds) // window * window
         if not_after is not None:
             expires = min(expires, math.ceil(not_after))
         return cls(expires - expiry_seconds, expires)
