@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from smart_assets import observability
 from smart_assets.assets.lease import Lease
 from smart_assets.assets.objects import object_keys, required_keys
+from smart_assets.assets.together import all_or_first_error
 from smart_assets.catalogue.database import Database
 from smart_assets.catalogue.models import AssetRecord, AssetState
 from smart_assets.errors import Busy, CatalogueUnavailable
@@ -25,6 +26,7 @@ from smart_assets.visibility import Visibility
 logger = logging.getLogger(__name__)
 
 CATALOGUE_RETRIES = 10
+_MOVES_AT_ONCE = 8
 
 
 class Settling:
@@ -168,15 +170,20 @@ class Settling:
         # An object may be at either key; moving one that is not there says so, or that it was moved before.
         origin = Visibility.PUBLIC if target is Visibility.PRIVATE else Visibility.PRIVATE
         keys = zip(object_keys(record), object_keys(replace(record, visibility=origin)), strict=True)
-        for known_as, key in keys:
-            if not await self._database.read(lambda catalogue: catalogue.is_claimed(record)):
-                raise _ClaimLost
-            try:
-                await backend.set_visibility(key, target)
-            except ObjectNotFound:
-                if known_as in required:
-                    raise
-                logger.warning("an object of an asset is missing", extra={"key": key, **names(record)})
+        turns = asyncio.Semaphore(_MOVES_AT_ONCE)
+
+        async def move(known_as: str, key: str) -> None:
+            async with turns:
+                if not await self._database.read(lambda catalogue: catalogue.is_claimed(record)):
+                    raise _ClaimLost
+                try:
+                    await backend.set_visibility(key, target)
+                except ObjectNotFound:
+                    if known_as in required:
+                        raise
+                    logger.warning("an object of an asset is missing", extra={"key": key, **names(record)})
+
+        await all_or_first_error(*(move(known_as, key) for known_as, key in keys))
 
 
 class _ClaimLost(Exception):

@@ -13,11 +13,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
 from uuid import UUID
 
 from smart_assets import observability
@@ -25,6 +24,7 @@ from smart_assets.assets.lease import Lease
 from smart_assets.assets.objects import created_at, new_asset_id, original_key, variant_key
 from smart_assets.assets.settling import Settling
 from smart_assets.assets.spool import Spool
+from smart_assets.assets.together import all_or_first_error
 from smart_assets.catalogue.database import Database
 from smart_assets.catalogue.models import AssetRecord, AssetState, JsonObject, VariantRecord
 from smart_assets.catalogue.repository import Repository
@@ -40,8 +40,6 @@ from smart_assets.storage.keys import ORIGINAL
 from smart_assets.storage.registry import Storages
 from smart_assets.threads import Threads
 from smart_assets.visibility import Visibility
-
-Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
@@ -271,7 +269,7 @@ class Uploads:
                     raise
                 failures[draft.record.id] = error
 
-        await _all_or_first_error(*(make(draft) for draft in drafts))
+        await all_or_first_error(*(make(draft) for draft in drafts))
         return failures
 
     async def _make(self, backend: StorageBackend, draft: _Draft, options: UploadOptions) -> None:
@@ -279,7 +277,7 @@ class Uploads:
         if options.sizes or options.placeholder:
             # The workers read files. A backend on the same disk takes the same file.
             source = await draft.spool.as_file()
-            await _all_or_first_error(
+            await all_or_first_error(
                 self._store_original(backend, draft), self._make_variants(backend, draft, source, options)
             )
         else:
@@ -321,7 +319,7 @@ class Uploads:
                     raise rendition.error
                 else:
                     draft.failed.append(Failure(rendition.error, str(rendition.size)))
-            stored = await _all_or_first_error(
+            stored = await all_or_first_error(
                 *(self._store_variant(backend, draft, rendition, options) for rendition in renditions)
             )
         finally:
@@ -378,13 +376,3 @@ def _asset(draft: _Draft, backend: StorageBackend) -> UploadedAsset:
     order = [variant.size for variant in draft.intent.variants]
     failed = sorted(draft.failed, key=lambda failure: order.index(failure.size or ""))
     return UploadedAsset(record, tuple(failed), data_urls)
-
-
-async def _all_or_first_error(*work: Coroutine[Any, Any, Result]) -> list[Result]:
-    """Run all of `work` at once; at the first error the others are cancelled, waited for, and it comes out alone."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(step) for step in work]
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-    return [task.result() for task in tasks]
