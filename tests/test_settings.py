@@ -1,12 +1,13 @@
 """Settings say in one sentence what is wrong with them."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from smart_assets.errors import ConfigurationError
 from smart_assets.formats import ImageFormat
-from smart_assets.settings import is_loopback, load_settings, misspelt_variables
+from smart_assets.settings import PREFIX, Settings, is_loopback, load_settings, misspelt_variables
 
 
 def test_the_defaults_serve_this_machine_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -85,3 +86,11 @@ def test_a_secret_never_shows_in_a_representation() -> None:
 )
 def test_loopback_is_recognised(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
+
+
+@pytest.mark.parametrize("group", ["s3", "cloudinary", "gcs", "azure"])
+def test_every_setting_of_a_storage_is_documented(group: str) -> None:
+    document = (Path(__file__).parent.parent / "docs/storages.md").read_text(encoding="utf-8")
+    documented = set(re.findall(rf"`{PREFIX}{group.upper()}__([A-Z0-9_]+)`", document))
+    settings = type(getattr(Settings(), group))
+    assert documented == {name.upper() for name in settings.model_fields}
