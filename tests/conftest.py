@@ -23,6 +23,9 @@ from tests.staging import FaultyStorage
 hypothesis.settings.register_profile("shared machine", deadline=None, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("shared machine")
 
+pytest.register_assert_rewrite("tests.contracts")
+pytest_plugins = ["tests.contracts.summary"]
+
 BASE_URL = "http://127.0.0.1:8000"
 
 

@@ -106,7 +106,9 @@ def _environment(variable: str) -> Any:
 
 
 def _with_scheme(value: object) -> object:
-    return f"https://{value}" if isinstance(value, str) and value and "://" not in value else value
+    if isinstance(value, str) and "://" not in value:
+        return f"https://{value}" if value else None
+    return value
 
 
 def _prefix(value: str) -> str:
@@ -114,10 +116,8 @@ def _prefix(value: str) -> str:
 
 
 Url = Annotated[
-    str | None,
+    Annotated[str, AfterValidator(_without_trailing_slash), Field(pattern=r"^https?://[^\s?#]+$")] | None,
     BeforeValidator(_with_scheme),
-    AfterValidator(lambda url: url and _without_trailing_slash(url)),
-    Field(pattern=r"^https?://[^\s?#]+$"),
 ]
 EmptyIsNone = BeforeValidator(lambda value: None if value == "" else value)
 Text = Annotated[str | None, EmptyIsNone]
@@ -136,6 +136,20 @@ class _RemoteStorageSettings(_Group):
     connect_timeout_seconds: float = Field(5, gt=0, description="How long to wait for a connection.")
     timeout_seconds: float = Field(30, gt=0, description="How long the server may stay silent.")
     max_connections: int = Field(16, ge=1, le=256, description="Most calls at once; the others wait their turn.")
+
+
+# Of PutObject's arguments: what an object is, who may read it, and how it gets there whole, is not the operator's.
+_RESERVED_ARGUMENTS = re.compile(
+    r"ACL|Grant.*|Body|Bucket|Key|CacheControl|Checksum.*|Content(?!Language).*|Expires|If.*|SSECustomer.*|"
+    r"WriteOffsetBytes"
+)
+
+
+def _extra_args(value: dict[str, Any]) -> dict[str, Any]:
+    reserved = sorted(name for name in value if _RESERVED_ARGUMENTS.fullmatch(name))
+    if reserved:
+        raise ValueError(f"may not hold {', '.join(reserved)}")
+    return value
 
 
 class S3Settings(_RemoteStorageSettings):
@@ -164,7 +178,11 @@ class S3Settings(_RemoteStorageSettings):
         None, description="Server-side encryption, where it is not the bucket's own default."
     )
     kms_key_id: Text = Field(None, description="With `aws:kms`; by default AWS's own key.")
-    extra_args: dict[str, Any] = Field({}, description="More arguments of each put, as a JSON object: PutObject's own.")
+    extra_args: Annotated[dict[str, Any], AfterValidator(_extra_args)] = Field(
+        {},
+        description="More arguments of each put, as a JSON object: PutObject's own, but for those that say what an "
+        "object holds or who may read it.",
+    )
     multipart_bytes: int = Field(
         16 * MiB, ge=5 * MiB, le=5 * GiB, description="From this size on an object is sent in parts."
     )
@@ -180,10 +198,11 @@ class S3Settings(_RemoteStorageSettings):
 
 
 class CloudinarySettings(_RemoteStorageSettings):
-    """The `cloudinary` storage. The account by `CLOUDINARY_URL`, or here in three parts."""
+    """The `cloudinary` storage. The account by `CLOUDINARY_URL`, or here in three parts, which go before it."""
 
     url: Secret = Field(
         default_factory=_environment("CLOUDINARY_URL"),
+        validate_default=True,
         description="`cloudinary://key:secret@cloud`, as the vendor says.",
     )
     cloud_name: Text = Field(None, description="The account's name.")
@@ -191,7 +210,9 @@ class CloudinarySettings(_RemoteStorageSettings):
     api_secret: Secret = Field(None, description="Its secret.")
     api_url: Url = Field(None, description="Where the API is; by default Cloudinary's, or the URL's `upload_prefix`.")
     delivery_url: Url = Field(
-        None, description="Where images are delivered from, up to the account's name; by default Cloudinary's CDN."
+        None,
+        description="Where images are delivered from, as far as `/image`; by default Cloudinary's CDN: "
+        "`https://res.cloudinary.com/` and the account's name.",
     )
     public_access: Literal["none", "cdn"] = Field(
         "none",
@@ -202,7 +223,7 @@ class CloudinarySettings(_RemoteStorageSettings):
         "", pattern=r"^[A-Za-z0-9_:.,/-]*$", description="Put into public addresses, such as `f_auto,q_auto`."
     )
     large_bytes: int = Field(
-        20 * MiB, ge=5 * MiB, description="From this size on an image is sent in parts of this size."
+        20 * MiB, ge=5 * MiB, description="Beyond this size an image is sent in parts of this size, held in memory."
     )
     max_bytes: int = Field(
         10 * 1000 * 1000, ge=1, description="The account's limit for an image; the free plan's is 10 MB."
@@ -261,6 +282,7 @@ class AzureSettings(_RemoteStorageSettings):
 
     connection_string: Secret = Field(
         default_factory=_environment("AZURE_STORAGE_CONNECTION_STRING"),
+        validate_default=True,
         description="As the portal shows it; by default `AZURE_STORAGE_CONNECTION_STRING`.",
     )
     account_url: Url = Field(

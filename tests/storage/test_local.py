@@ -79,6 +79,8 @@ class TestLocalStorage(StorageContract):
 
 
 class TestLocalStorageWithoutLinks(StorageContract):
+    heavy = False
+
     @pytest.fixture
     async def storage(self, tmp_path: Path) -> AsyncIterator[LocalStorage]:
         storage = LinksRefused("local", tmp_path / "assets", tmp_path / "tmp")

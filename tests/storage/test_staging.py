@@ -14,6 +14,8 @@ KEYS = ["public/1.png", "public/2.png", "public/3.png"]
 
 
 class TestFaultyStorage(StorageContract):
+    heavy = False
+
     @pytest.fixture
     def storage(self) -> FaultyStorage:
         return FaultyStorage()

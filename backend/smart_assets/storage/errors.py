@@ -6,6 +6,7 @@ StorageError                  the backend failed in a way that trying again may 
 ├── InvalidKey
 ├── StorageUnavailable        unreachable, slow or overloaded; try again
 ├── StorageFull
+├── ObjectRefused             a backend that takes images only says that this is none
 ├── WriteNotVerified          what the backend reports is not what was sent
 ├── Unsupported               the backend declares it cannot
 └── StorageNotConfigured      no such storage, or settings or an extra are missing
@@ -55,6 +56,12 @@ class StorageFull(StorageError):
     """No room for the object."""
 
     code = "storage_full"
+
+
+class ObjectRefused(StorageError):
+    """A backend that takes images only says that this is none: damaged, most likely, where ours did not show it."""
+
+    code = "corrupt_image"
 
 
 class WriteNotVerified(StorageError):
