@@ -184,7 +184,7 @@ class S3Settings(_RemoteStorageSettings):
         "object holds or who may read it.",
     )
     multipart_bytes: int = Field(
-        16 * MiB, ge=5 * MiB, le=5 * GiB, description="From this size on an object is sent in parts."
+        100 * MiB, ge=5 * MiB, le=5 * GiB, description="From this size on an object is sent in parts."
     )
     part_bytes: int = Field(8 * MiB, ge=5 * MiB, le=5 * GiB, description="Size of such a part, held in memory.")
 

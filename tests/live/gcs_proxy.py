@@ -42,6 +42,7 @@ SKEW_SECONDS: Final = 900
 _OBJECT_PERMISSIONS: Final = frozenset(
     f"storage.objects.{verb}" for verb in ("create", "get", "list", "delete", "update")
 )
+_COPIED: Final = ("contentType", "contentDisposition", "contentEncoding", "cacheControl", "metadata")
 _OBJECT: Final = re.compile(r"/(?P<way>(?:download/)?)storage/v1/b/(?P<bucket>[^/]+)/o/(?P<name>[^/]+)")
 _REWRITE: Final = re.compile(
     r"/storage/v1/b/(?P<bucket>[^/]+)/o/(?P<name>[^/]+)/rewriteTo/b/(?P<to_bucket>[^/]+)/o/(?P<to_name>[^/]+)"
@@ -50,7 +51,7 @@ _LIST: Final = re.compile(r"/storage/v1/b/(?P<bucket>[^/]+)/o")
 _BUCKET: Final = re.compile(r"/storage/v1/b/(?P<bucket>[^/]+)")
 _UPLOAD: Final = re.compile(r"/upload/storage/v1/b/(?P<bucket>[^/]+)/o")
 _SIGN: Final = re.compile(r"/v1/projects/-/serviceAccounts/(?P<email>[^/:]+):signBlob")
-_XML: Final = re.compile(r"/(?P<bucket>[a-z0-9][a-z0-9._-]+)/(?P<name>.+)")
+_XML: Final = re.compile(r"/(?!(?:storage|upload|download|v1)/)(?P<bucket>[a-z0-9][a-z0-9._-]+)/(?P<name>.+)")
 _RANGE: Final = re.compile(r"bytes (?:(?P<first>\d+)-(?P<last>\d+)|\*)/(?P<size>\d+)")
 
 Handler = Callable[["GcsProxy", "_Call"], Awaitable[Response]]
@@ -156,6 +157,8 @@ class GcsProxy:
         """Bucket and prefix of what `allUsers` may read: by the bucket's policy, or a managed folder's."""
         self.takes_at_most: int | None = None
         """Bytes of one part; the others are to be sent again."""
+        self.copies_in_steps = False
+        """A copy takes two requests, as between places or classes."""
         self.loses_answers: Counter[str] = Counter()
         """By operation: so many times it is done, and answered 503 all the same."""
         self.kms_keys: dict[tuple[str, str], str] = {}
@@ -378,8 +381,8 @@ class GcsProxy:
         self._authorise(call, "storage.objects.list", call.path_params["bucket"])
         answer = await self._ask("GET", call.raw_path, params=call.query)
         found = answer.json()
-        for resource in found.get("items", ()):
-            resource.pop("acl", None)
+        if "items" in found:
+            found["items"] = [self._shown(resource) for resource in found["items"]]
         return JSONResponse(found, answer.status_code)
 
     async def insert(self, call: _Call) -> Response:
@@ -453,13 +456,21 @@ class GcsProxy:
         source = await self._resource(names["bucket"], names["name"])
         if source is None or query.get("sourceGeneration", source["generation"]) != source["generation"]:
             raise _no_object(names["bucket"], names["name"])
-        body = await call.body()
-        async with self._locks[names["to_bucket"], names["to_name"]]:
+        if self.copies_in_steps and "rewriteToken" not in query:
             _check_conditions(query, await self._resource(names["to_bucket"], names["to_name"]))
-            answer = await self._ask("POST", call.raw_path, content=body, headers={"Content-Type": "application/json"})
+            progress = {"totalBytesRewritten": "0", "objectSize": source["size"], "done": False, "rewriteToken": "1"}
+            return JSONResponse(progress)
+        # With metadata in the body those are all it gets; the class is the bucket's own unless they say otherwise.
+        kept = {name: source[name] for name in _COPIED if name in source}
+        metadata = {**(json.loads(await call.body() or b"{}") or kept), "name": names["to_name"]}
+        content = await self._ask("GET", _path(names["bucket"], names["name"]), params={"alt": "media"})
+        conditions = {name: value for name, value in query.items() if name.startswith("if")}
         if "destinationKmsKeyName" in query:
-            self.kms_keys[names["to_bucket"], names["to_name"]] = query["destinationKmsKeyName"]
-        return Response(answer.content, answer.status_code, media_type="application/json")
+            conditions["kmsKeyName"] = query["destinationKmsKeyName"]
+        metadata.pop("kmsKeyName", None)
+        resource = await self._create(names["to_bucket"], metadata, content.content, conditions)
+        copied = {"totalBytesRewritten": source["size"], "objectSize": source["size"], "done": True}
+        return JSONResponse({**copied, "resource": resource})
 
     async def delete(self, call: _Call) -> Response:
         bucket, name, query = call.path_params["bucket"], call.path_params["name"], call.query
@@ -481,8 +492,15 @@ class GcsProxy:
         if answer.status_code == 404:
             return None
         answer.raise_for_status()
-        resource: dict[str, Any] = answer.json()
-        resource.pop("acl", None)  # as with uniform bucket-level access
+        return self._shown(answer.json())
+
+    def _shown(self, resource: dict[str, Any]) -> dict[str, Any]:
+        """As Google shows it, with uniform bucket-level access."""
+        resource.pop("acl", None)
+        if "generation" in resource:
+            path = _path(resource["bucket"], resource["name"])
+            query = f"generation={resource['generation']}&alt=media"
+            resource |= {"selfLink": f"{self.address}{path}", "mediaLink": f"{self.address}/download{path}?{query}"}
         return resource
 
     async def _create(
@@ -506,9 +524,7 @@ class GcsProxy:
         answer.raise_for_status()
         if "kmsKeyName" in query:
             self.kms_keys[bucket, name] = query["kmsKeyName"]
-        resource: dict[str, Any] = answer.json()
-        resource.pop("acl", None)
-        return resource
+        return self._shown(answer.json())
 
     async def _media(self, resource: Mapping[str, Any], asked: Mapping[str, str]) -> Response:
         wanted = {"Range": asked["range"]} if "range" in asked else {}
@@ -621,7 +637,6 @@ _ROUTES: Final[tuple[tuple[re.Pattern[str], dict[str, tuple[str, Handler]]], ...
             "DELETE": ("objects.giveUp", GcsProxy.give_up),
         },
     ),
-    (re.compile(r"/(storage|upload|download|v1)/.*"), {}),
     (
         _XML,
         {
@@ -669,12 +684,13 @@ def _parts(body: bytes) -> tuple[dict[str, Any], bytes]:
     if not body.rstrip(b"\r\n").endswith(end):
         raise Refused(400, "badRequest", "Malformed multipart body.")
     first, _, second = body[len(boundary) : body.rindex(end)].partition(b"\r\n" + boundary)
-    metadata, content = (part.partition(b"\r\n\r\n")[2] for part in (first, second))
+    head, _, content = second.partition(b"\r\n\r\n")
+    content_type = re.search(rb"(?i)^content-type: *([^\r\n]+)", head, re.MULTILINE)
     try:
-        parsed: dict[str, Any] = json.loads(metadata)
+        metadata: dict[str, Any] = json.loads(first.partition(b"\r\n\r\n")[2])
     except ValueError:
         raise Refused(400, "parseError", "Parse Error") from None
-    return parsed, content
+    return ({"contentType": content_type[1].decode()} if content_type else {}) | metadata, content
 
 
 def _joined(metadata: Mapping[str, Any], content_type: str, content: bytes) -> tuple[str, bytes]:

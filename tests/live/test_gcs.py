@@ -147,9 +147,8 @@ async def opened(**settings: Any) -> AsyncIterator[GcsStorage]:
 
 
 def connected(gcs: Gcs, **settings: Any) -> AbstractAsyncContextManager[GcsStorage]:
-    return opened(
-        **{"bucket": gcs.bucket, "endpoint_url": gcs.address, "credentials_json": gcs.credentials_json, **settings}
-    )
+    ours = {"bucket": gcs.bucket, "endpoint_url": gcs.address, "credentials_json": gcs.credentials_json}
+    return opened(**{**ours, "connect_timeout_seconds": 1, **settings})
 
 
 def run_on_a_machine_of(gcs: Gcs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +172,7 @@ def proxy(gcs: Gcs) -> Iterator[GcsProxy]:
     proxy.requests.clear()
     yield proxy
     proxy.open_to_all, proxy.account.permissions = before
-    proxy.takes_at_most = None
+    proxy.takes_at_most, proxy.copies_in_steps = None, False
     proxy.loses_answers.clear()
 
 
@@ -270,6 +269,16 @@ async def test_a_move_whose_copy_was_made_and_not_answered_comes_to_its_end(
         moved = await storage.set_visibility(key, Visibility.PUBLIC)
         assert not await storage.exists(key)
         assert await read(storage, moved.key) == image()
+        assert await storage.delete(moved.key)
+
+
+async def test_a_copy_that_the_server_makes_in_steps_comes_to_its_end(gcs: Gcs, proxy: GcsProxy, key: str) -> None:
+    proxy.copies_in_steps = True
+    async with connected(gcs) as storage:
+        await storage.upload(key, image(), content_type=PNG)
+        moved = await storage.set_visibility(key, Visibility.PUBLIC)
+        assert await read(storage, moved.key) == image()
+        assert proxy.requests["objects.rewrite"] == 2
         assert await storage.delete(moved.key)
 
 

@@ -109,11 +109,23 @@ class S3Contract(RemoteStorageContract):
 
 
 class TestS3(S3Contract):
-    """Small ones as a whole, large ones in parts."""
+    """As it is by default: as a whole."""
+
+
+class TestS3InParts(S3Contract):
+    """Large ones in parts."""
+
+    heavy = False
 
     @pytest.fixture
     def more(self) -> dict[str, Any]:
         return IN_PARTS
+
+    @pytest.fixture(autouse=True)
+    def _but_for_a_race(self, seaweed: S3Server, request: pytest.FixtureRequest) -> None:
+        sentence = self.test_of_many_writers_to_one_key_exactly_one_wins.__name__
+        if seaweed.is_ours and request.node.name.startswith(sentence) and "8 MB" in request.node.name:
+            inapplicable("of several conditional completions of one key SeaweedFS 4.48 lets more than one through")
 
 
 class S3SetUpOtherwise(S3Contract):
@@ -147,7 +159,7 @@ class TestS3WithAPublicBucket(S3SetUpOtherwise):
 
     @pytest.fixture
     def more(self, public_bucket: str) -> dict[str, Any]:
-        return {"public_bucket": public_bucket, "public_access": "policy", **IN_PARTS}
+        return {"public_bucket": public_bucket, "public_access": "policy"}
 
 
 class TestS3Virtual(S3SetUpOtherwise):

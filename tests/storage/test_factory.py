@@ -109,7 +109,7 @@ async def test_vendors_own_variables_are_enough(monkeypatch: pytest.MonkeyPatch)
         "AZURE_STORAGE_CONNECTION_STRING",
         "DefaultEndpointsProtocol=https;AccountName=a;AccountKey=c2VjcmV0;EndpointSuffix=core.windows.net",
     )
-    settings = Settings(azure={"container": "c"})  # type: ignore[arg-type]
+    settings = Settings(azure={"container": "c"})
     for kind in ("cloudinary", "azure"):
         await get_storage_backend(kind, settings).close()
 
