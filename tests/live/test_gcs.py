@@ -16,17 +16,20 @@ from uuid import uuid4
 import anyio
 import httpx
 import pytest
+from google.auth import compute_engine
 from google.auth.compute_engine import _metadata
+from google.oauth2 import service_account
 
 from smart_assets.settings import GcsSettings
 from smart_assets.storage.base import StorageBackend
-from smart_assets.storage.errors import ObjectExists, StorageError, StorageUnavailable
+from smart_assets.storage.errors import ObjectExists, StorageError, StorageUnavailable, WriteNotVerified
 from smart_assets.storage.gcs import GcsStorage
 from smart_assets.storage.keys import Visibility, with_visibility
 from tests.contracts.remote import Connect, RemoteStorageContract
 from tests.contracts.storage import PNG, image, large_image, listed, read
 from tests.live.gcs_proxy import AUDIENCE, PART_MULTIPLE, Account, GcsProxy
 from tests.live.gcs_server import Gcs
+from tests.wire import Wire
 
 
 class GcsContract(RemoteStorageContract):
@@ -244,6 +247,38 @@ async def test_the_emulator_of_the_sdks_variable_is_used_without_credentials(
             await storage.delete(key)
 
 
+async def test_bytes_that_nobody_compares_on_the_way_are_noticed_and_removed(
+    gcs: Gcs, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if gcs.upstream is None:
+        pytest.skip("the real service compares them")
+    host, _, port = gcs.upstream.removeprefix("http://").partition(":")
+    async with Wire(host, int(port)) as wire:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", wire.address)
+        async with opened(bucket=gcs.bucket, resumable_bytes=PART_MULTIPLE) as storage:
+            for data in (image(side=200), image(side=400)):  # in one request, and in parts
+                wire.corrupt(up=50_000)
+                with pytest.raises(WriteNotVerified):
+                    await storage.upload(key, data, content_type=PNG)
+                assert not await storage.exists(key)
+        assert wire.corrupted == 2
+
+
+async def test_who_is_not_google_is_the_only_one_asked(
+    gcs: Gcs, proxy: GcsProxy, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    for credentials in (service_account.Credentials, compute_engine.Credentials):
+        monkeypatch.setattr(
+            credentials, "_build_regional_access_boundary_lookup_url", lambda *_args, **_options: asked.append(1)
+        )
+    run_on_a_machine_of(gcs, monkeypatch)
+    for settings in ({}, {"credentials_json": None}):
+        async with connected(gcs, **settings) as storage:
+            await storage.check()
+    assert asked == []
+
+
 # ── Answers that are lost, and parts that are not taken ─────────────────────────────────────────────────────────────
 
 
@@ -291,7 +326,7 @@ async def test_what_is_not_taken_of_a_part_is_sent_again(gcs: Gcs, proxy: GcsPro
 
 async def test_an_upload_of_which_nothing_is_taken_ends(gcs: Gcs, proxy: GcsProxy, key: str) -> None:
     proxy.takes_at_most = 0
-    async with connected(gcs) as storage:
+    async with connected(gcs, timeout_seconds=1) as storage:
         with pytest.raises(StorageUnavailable):
             await storage.upload(key, large_image(), content_type=PNG)
         assert not await storage.exists(key)
