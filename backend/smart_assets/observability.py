@@ -87,3 +87,6 @@ def configure_logging(level: str, style: Literal["auto", "console", "json"]) -> 
     # What a caller sent is the caller's to hear of.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    # The vendors' SDKs tell of every request, and some of where they found their credentials.
+    for sdk in ("azure", "botocore", "google", "httpx", "urllib3"):
+        logging.getLogger(sdk).setLevel(logging.WARNING)
