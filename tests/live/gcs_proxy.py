@@ -344,9 +344,10 @@ class GcsProxy:
             "/computeMetadata/v1/universe/universe-domain": "googleapis.com",
             f"{account}/": {"aliases": ["default"], "email": self.account.email, "scopes": scopes},
         }
-        if call.raw_path == f"{account}/token":
+        path = call.raw_path.replace(f"/{self.account.email}/", "/default/")
+        if path == f"{account}/token":
             return JSONResponse(self._new_token(self.account.email), headers=headers)
-        value = known.get(call.raw_path)
+        value = known.get(path)
         if value is None:
             return Response(status_code=404, headers=headers)
         if isinstance(value, str):

@@ -24,6 +24,7 @@ from tests.live.seaweed import S3Server
 from tests.wire import Wire
 
 MiB = 1024 * 1024
+PREFIX = "/some where/ünd+so%20/"
 IN_PARTS = {"multipart_bytes": 5 * MiB, "part_bytes": 5 * MiB}
 
 
@@ -138,14 +139,6 @@ class S3SetUpOtherwise(S3Contract):
         inapplicable("said of this backend elsewhere")
 
 
-class TestS3WithAPrefix(S3SetUpOtherwise):
-    """One of several that share a bucket."""
-
-    @pytest.fixture
-    def more(self) -> dict[str, Any]:
-        return {"prefix": "/some where/ünd+so%20/"}
-
-
 class TestS3OpenByPolicy(S3SetUpOtherwise):
     """Strangers may read what is public, at the bucket."""
 
@@ -163,12 +156,12 @@ class TestS3WithAPublicBucket(S3SetUpOtherwise):
 
 
 class TestS3Virtual(S3SetUpOtherwise):
-    """The bucket in the host's name, as AWS wants it."""
+    """The bucket in the host's name, as AWS wants it; and keys under a prefix of every kind of characters."""
 
     @pytest.fixture
     def more(self, seaweed: S3Server, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         if not seaweed.is_ours:
-            return {"addressing_style": "virtual"}
+            return {"addressing_style": "virtual", "prefix": PREFIX}
         real = socket.getaddrinfo
 
         def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
@@ -178,7 +171,7 @@ class TestS3Virtual(S3SetUpOtherwise):
 
         monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
         endpoint = f"http://localhost:{urlsplit(str(seaweed.endpoint_url)).port}"
-        return {"addressing_style": "virtual", "endpoint_url": endpoint}
+        return {"addressing_style": "virtual", "prefix": PREFIX, "endpoint_url": endpoint}
 
 
 # ── How objects are written ─────────────────────────────────────────────────────────────────────────────────────────

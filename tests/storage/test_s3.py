@@ -34,7 +34,7 @@ from smart_assets.storage.errors import (
 from smart_assets.storage.factory import get_storage_backend
 from smart_assets.storage.keys import Visibility
 from smart_assets.storage.s3 import S3Storage
-from tests.contracts.storage import PNG, image, large_image, read
+from tests.contracts.storage import PNG, image, large_image, open_descriptors, read
 
 MiB = 1024 * 1024
 KEYS = {"access_key_id": "AKIAEXAMPLE", "secret_access_key": "secret"}
@@ -596,6 +596,69 @@ async def test_a_conflict_is_tried_again(server: FakeServer) -> None:
             await storage.upload("private/c.png", image(), content_type=PNG)
 
 
+# ── Broken off ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Pause:
+    """A fault that reads a little of a request, then waits for `go`; `received` says how much there was in the end."""
+
+    def __init__(self) -> None:
+        self.reached, self.go = threading.Event(), threading.Event()
+        self.received: int | None = None
+
+    def __call__(self, handler: _Handler) -> bool:
+        size = int(handler.headers["content-length"])
+        body = handler.rfile.read(1024)
+        self.reached.set()
+        self.go.wait(60)
+        body += handler.rfile.read(size - len(body))
+        self.received = len(body)
+        if self.received == size:
+            handler.answer(200, {"ETag": f'"{hashlib.md5(body).hexdigest()}"'})
+        else:
+            handler.close_connection = True
+        return True
+
+
+@pytest.mark.parametrize("size", [32 * MiB, 1024], ids=["with bytes to come", "all sent"])
+async def test_a_cancelled_upload_is_cut_and_waited_for_once_all_is_sent(server: FakeServer, size: int) -> None:
+    async with opened(server) as storage:
+        await storage.upload("private/a.png", image(), content_type=PNG)
+        pause = Pause()
+        server.stage("PUT", "private/b.png", pause)
+        uploading = asyncio.create_task(storage.upload("private/b.png", bytes(size), content_type=PNG))
+        await asyncio.to_thread(pause.reached.wait)
+        uploading.cancel()
+        await asyncio.sleep(0.05)
+        assert not uploading.done() or size > 1024
+        pause.go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await uploading
+        if size == 1024:
+            assert pause.received == size, "the call ends only when the server has answered"
+        else:
+            while pause.received is None:
+                await asyncio.sleep(0.01)
+            assert pause.received < size
+        assert server.count("PUT", "private/b.png") == 1
+
+
+async def test_a_cancelled_upload_in_parts_sends_no_more_of_them_and_leaves_none(server: FakeServer) -> None:
+    async with opened(server, **IN_PARTS) as storage:
+        await storage.upload("private/a.png", image(), content_type=PNG)
+        pause = Pause()
+        server.stage("PUT", "partNumber=1", pause)
+        uploading = asyncio.create_task(storage.upload("private/b.png", bytes(32 * MiB), content_type=PNG))
+        await asyncio.to_thread(pause.reached.wait)
+        uploading.cancel()
+        await asyncio.sleep(0.05)
+        pause.go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await uploading
+        assert server.count("PUT", "partNumber=2") == 0
+        assert server.uploads == {}
+
+
 # ── Moves ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -700,3 +763,21 @@ async def test_an_answer_without_a_date_is_one_that_was_cut(server: FakeServer) 
         server.stage("GET", "list-type=2", cut)
         with pytest.raises(StorageUnavailable):
             [record async for record in storage.list()]
+
+
+async def test_a_download_whose_headers_were_cut_leaves_no_connection_open(server: FakeServer) -> None:
+    def cut(handler: _Handler) -> bool:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nAccept-Ranges: bytes\r\n")
+        handler.close_connection = True
+        return True
+
+    async with opened(server) as storage:
+        await storage.upload("private/a.png", image(), content_type=PNG)
+        before = open_descriptors()
+        server.stage("GET", "private/a.png", *[cut] * 3)
+        for _again in range(3):
+            with pytest.raises(StorageUnavailable):
+                await read(storage, "private/a.png")
+        async with asyncio.timeout(10):  # the server closes its ends a moment later
+            while open_descriptors() > before:
+                await asyncio.sleep(0.01)

@@ -33,6 +33,7 @@ from botocore import UNSIGNED
 from botocore import exceptions as sdk
 from botocore.config import Config
 from botocore.credentials import RefreshableCredentials
+from botocore.response import StreamingBody
 
 from smart_assets.disposition import content_disposition
 from smart_assets.expiry import Validity
@@ -408,6 +409,8 @@ class S3Storage(StorageBackend):
         sized = "content-length" in headers or "transfer-encoding" in headers or status == 204
         if status >= 300 or (sized and "date" in headers):
             return
+        if isinstance(response_dict["body"], StreamingBody):
+            response_dict["body"].close()  # type: ignore[no-untyped-call]
         raise StorageUnavailable(f"the storage {self.name} broke off an answer", storage=self.name)
 
     def _arguments_of_writes(self, model: Any) -> dict[str, dict[str, Any]]:
