@@ -35,6 +35,13 @@ class Threads:
         self._pool.shutdown(wait=False)
 
 
+def cancelled_since_now() -> Callable[[], bool]:
+    """Tells, in any thread, whether the task that runs now was cancelled since: long work looks between two steps."""
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    return lambda: task is not None and task.cancelling() > before
+
+
 async def finished(job: Future[T]) -> T:
     """What `job` returns or raises. When cancelled, `job` is taken back where it has not begun, else waited for."""
     try:

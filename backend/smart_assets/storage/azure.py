@@ -27,7 +27,7 @@ import re
 import threading
 import time
 from base64 import b64decode
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -68,7 +68,7 @@ from azure.storage.blob import (
 from smart_assets.disposition import content_disposition
 from smart_assets.expiry import Validity
 from smart_assets.settings import PREFIX, AzureSettings, Settings
-from smart_assets.storage.base import Capabilities, SignedUrl, Source, StorageBackend, StoredObject
+from smart_assets.storage.base import Capabilities, SignedUrl, Source, StorageBackend, StoredObject, pieces
 from smart_assets.storage.errors import (
     ObjectExists,
     ObjectNotFound,
@@ -214,7 +214,7 @@ class AzureStorage(StorageBackend):
         write = _Write(self._blob(key))
         if size <= self._settings.single_put_bytes:
             return await self._threads.run(partial(self._put_whole, key, write, source, content_type))
-        blocks = _blocks(source, self._settings.block_bytes)
+        blocks = pieces(source, self._settings.block_bytes)
         try:
             await self._threads.run(write.refuse_taken)
             # One trip to a thread for each block: a cancelled upload ends between two.
@@ -533,16 +533,6 @@ class _Write:
         self.size += len(block)
         self.md5.update(block)
         return True
-
-
-def _blocks(source: Source, size: int) -> Generator[bytes, None, None]:
-    if isinstance(source, bytes):
-        for start in range(0, len(source), size):
-            yield source[start : start + size]
-        return
-    with source.open("rb") as file:
-        while block := file.read(size):
-            yield block
 
 
 @dataclass(frozen=True)

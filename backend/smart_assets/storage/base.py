@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -34,6 +34,18 @@ logger = logging.getLogger(__name__)
 
 Source = bytes | Path
 """What a write takes: bytes in memory, or a file on this machine's disk, which a backend streams."""
+
+
+def pieces(source: Source, length: int) -> Generator[bytes, None, None]:
+    """A source's bytes, `length` of them at a time and in memory; blocks, where it is a file."""
+    if isinstance(source, bytes):
+        for start in range(0, len(source), length):
+            yield source[start : start + length]
+        return
+    with source.open("rb") as file:
+        while piece := file.read(length):
+            yield piece
+
 
 DEFAULT_EXPIRY_SECONDS: Final = 86_400
 _CLEANUPS_AT_ONCE = 8

@@ -18,7 +18,7 @@ import re
 import threading
 import time
 from base64 import b64decode
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -38,7 +38,7 @@ from smart_assets.disposition import MAX_CHARACTERS, cut_filename
 from smart_assets.expiry import Validity
 from smart_assets.formats import ImageFormat
 from smart_assets.settings import CloudinarySettings, Settings
-from smart_assets.storage.base import Capabilities, SignedUrl, Source, StorageBackend, StoredObject
+from smart_assets.storage.base import Capabilities, SignedUrl, Source, StorageBackend, StoredObject, pieces
 from smart_assets.storage.errors import (
     InvalidKey,
     ObjectExists,
@@ -51,7 +51,7 @@ from smart_assets.storage.errors import (
     WriteNotVerified,
 )
 from smart_assets.storage.keys import Visibility, validate_key, visibility_of
-from smart_assets.threads import Threads
+from smart_assets.threads import Threads, cancelled_since_now
 
 try:
     import cloudinary
@@ -217,7 +217,7 @@ class CloudinaryStorage(StorageBackend):
     # ── Primitives ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _put(self, key: str, source: Source, *, content_type: str, give_away: bool) -> StoredObject:
-        upload = partial(self._uploads.upload, self._public_id(key), _type_of(key), source, _cancelled_since_now())
+        upload = partial(self._uploads.upload, self._public_id(key), _type_of(key), source, cancelled_since_now())
         try:
             answer, md5 = await self._threads.run(upload)
         except exceptions.Error as error:
@@ -567,7 +567,7 @@ class _Uploader:
             return self.call("upload", ("file", data), **options), md5.hexdigest()
         answer: dict[str, Any] = {}
         upload_id, position = uuid4().hex, 0
-        for part in _parts(source, self._large_bytes):
+        for part in pieces(source, self._large_bytes):
             if cancelled():
                 raise StorageUnavailable("the upload was broken off")
             md5.update(part)
@@ -628,25 +628,6 @@ def _pool(connections: int, silence_seconds: float) -> urllib3.PoolManager:
     pool = urllib3.PoolManager(maxsize=connections, retries=urllib3.Retry(0), **certificates)
     pool.pool_classes_by_scheme = {"http": Patient, "https": PatientAndSecure}
     return pool
-
-
-def _parts(source: Source, part_bytes: int) -> Iterator[bytes]:
-    if isinstance(source, bytes):
-        for position in range(0, len(source), part_bytes):
-            yield source[position : position + part_bytes]
-        return
-    with source.open("rb") as file:
-        while part := file.read(part_bytes):
-            yield part
-
-
-def _cancelled_since_now() -> Callable[[], bool]:
-    """Tells, in any thread, whether the calling task has been cancelled meanwhile."""
-    task = asyncio.current_task()
-    if task is None:
-        return lambda: False
-    before = task.cancelling()
-    return lambda: task.cancelling() > before
 
 
 def _may_have_been_sent(error: exceptions.Error) -> bool:

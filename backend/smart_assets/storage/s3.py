@@ -52,7 +52,7 @@ from smart_assets.storage.errors import (
 )
 from smart_assets.storage.keys import MAX_KEY_BYTES, Visibility, validate_key, visibility_of
 from smart_assets.storage.presign import AMAZON, amazon_signature, object_url, signable_get
-from smart_assets.threads import Threads
+from smart_assets.threads import Threads, cancelled_since_now
 
 logger = logging.getLogger(__name__)
 
@@ -175,7 +175,7 @@ class S3Storage(StorageBackend):
     # ── Primitives ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _put(self, key: str, source: Source, *, content_type: str, give_away: bool) -> StoredObject:
-        return await self._threads.run(partial(self._write, key, source, content_type, _cancellation()))
+        return await self._threads.run(partial(self._write, key, source, content_type, cancelled_since_now()))
 
     async def _read(self, key: str, start: int, end: int | None) -> AsyncGenerator[bytes, None]:
         if start == end:
@@ -937,14 +937,6 @@ class _Stoppable:
 
     def tell(self) -> int:
         return self._file.tell()
-
-
-def _cancellation() -> Callable[[], bool]:
-    """Tells, in any thread, whether the task that is running now has been cancelled since."""
-    task = asyncio.current_task()
-    assert task is not None  # noqa: S101
-    before = task.cancelling()
-    return lambda: task.cancelling() > before
 
 
 def _close(client: Any) -> None:
