@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check live bench openapi lock clean
+.PHONY: help serve test check live torture bench openapi lock clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
@@ -49,18 +49,28 @@ $(VENV)/live.stamp: requirements/live.txt tests/live/package-lock.json $(VENV)/d
 serve: $(VENV)/serve.stamp $(ON_DEMAND:%=$(VENV)/extra-%.stamp) ## Run the service on this machine: local disk, SQLite, http://127.0.0.1:8000
 	@exec $(BIN)/smart-assets serve
 
+# What needs servers, or kills and starves the service for minutes, has targets of its own.
+ELSEWHERE := --ignore=tests/live --ignore=tests/faults --ignore=tests/test_torture.py --ignore=tests/test_load.py
+
 test: $(VENV)/dev.stamp ## Run the tests
-	@$(BIN)/pytest -n auto -q --ignore=tests/live
+	@$(BIN)/pytest -n auto -q $(ELSEWHERE)
 
 check: $(VENV)/dev.stamp ## Run everything a change must pass: formatting, lint, types, import rules, documents, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n auto --ignore=tests/live
+	$(BIN)/pytest -n auto $(ELSEWHERE)
 
 live: $(VENV)/live.stamp ## Run the storage contract, and uploads over HTTP, against real servers
 	$(BIN)/pytest -n auto --contract-summary tests/live tests/storage
+
+torture: $(VENV)/live.stamp ## Starve the service, kill it hundreds of times, on disk and on S3, then ten minutes of load
+	$(BIN)/pytest -n auto tests/faults tests/test_torture.py tests/test_load.py
+	$(BIN)/python -m tests.torture --kills 300
+	$(BIN)/python -m tests.torture --kills 300 --processes 2
+	$(BIN)/python -m tests.torture --kills 100 --storage s3
+	$(BIN)/python -m tests.load --minutes 10
 
 bench: $(VENV)/dev.stamp ## Measure side by side with a naive endpoint and StaticFiles
 	$(BIN)/python -m benchmarks

@@ -10,7 +10,7 @@ from contextlib import suppress
 import anyio
 import pytest
 
-from smart_assets.threads import Threads
+from smart_assets.threads import NoTurn, Threads
 
 
 @pytest.fixture
@@ -111,3 +111,33 @@ async def test_an_error_of_cancelled_work_gives_way_to_the_cancellation(threads:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert work.ended
+
+
+async def test_who_waits_too_long_for_a_turn_hears_of_it_and_is_not_run_later() -> None:
+    threads = Threads("test", limit=1, wait_seconds=0.05)
+    work = _Work()
+    running = asyncio.create_task(threads.run(work))
+    await work.begun.wait()
+    late: list[int] = []
+    with pytest.raises(NoTurn):
+        await threads.run(lambda: late.append(1))
+    work.go_ahead.set()
+    assert await running == "done", "one whose turn has come may take its time"
+    assert await threads.run(lambda: 7) == 7
+    assert late == []
+    threads.close()
+
+
+async def test_cancelled_while_waiting_for_a_turn_is_cancelled_and_nothing_else() -> None:
+    threads = Threads("test", limit=1, wait_seconds=60)
+    work = _Work()
+    running = asyncio.create_task(threads.run(work))
+    await work.begun.wait()
+    waiting = asyncio.create_task(threads.run(lambda: None))
+    await asyncio.sleep(0.01)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    work.go_ahead.set()
+    await running
+    threads.close()

@@ -16,6 +16,7 @@ import typer
 
 from smart_assets.errors import ConfigurationError
 from smart_assets.settings import Settings, load_settings, misspelt_variables
+from smart_assets.storage.errors import StorageNotConfigured
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -64,6 +65,32 @@ def openapi(
     (directory / "openapi.json").write_text(text, encoding="utf-8")
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
     (directory / "openapi.yaml").write_text(text, encoding="utf-8")
+
+
+@app.command()
+def reconcile(
+    storage: Annotated[
+        list[str] | None, typer.Option(help="Only these storages; else every one that is configured.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Look, and change nothing.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Read every original and compare its hash.")] = False,
+    delete_orphans: Annotated[
+        bool, typer.Option("--delete-orphans", help="Remove objects that no asset knows.")
+    ] = False,
+    claim: Annotated[
+        bool, typer.Option("--claim", help="Make the storage this catalogue's: after a restore, once you are sure.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Say it to machines.")] = False,
+) -> None:
+    """Hold the storages against the catalogue, in both directions.
+
+    What a dead process left half done is finished first. Exit code 1 where something is wrong.
+    """
+    from smart_assets.tidying import Wishes, tidy_up
+
+    wishes = Wishes(storage, dry_run=dry_run, verify=verify, delete_orphans=delete_orphans, claim=claim)
+    if not tidy_up(load_settings(), wishes, json=as_json):
+        raise typer.Exit(1)
 
 
 def _run_server(settings: Settings) -> None:
@@ -144,6 +171,6 @@ def main() -> None:
         typer.echo(f"smart-assets: {sentence}", err=True)
     try:
         app()
-    except ConfigurationError as error:
+    except (ConfigurationError, StorageNotConfigured) as error:
         typer.echo(f"smart-assets: {error}", err=True)
         sys.exit(1)

@@ -27,7 +27,12 @@ An error knows what went wrong in words a caller can act on, and a stable snake_
     │   ├── AssetNotFound
     │   ├── VariantNotFound
     │   ├── AssetBusy                 another change of the same asset is under way
+    │   ├── AssetGone                 what a repeated request once made was deleted since
     │   └── PreconditionFailed
+    ├── IdempotencyError
+    │   ├── IdempotencyConflict       the key was used for another request
+    │   └── IdempotencyInProgress     the first request under the key still runs
+    ├── RepeatedError                 what a request that comes again was answered the first time
     ├── RangeNotSatisfiable
     ├── NoSpace                       no room left for temporary files
     ├── Busy                          no room for the work just now
@@ -58,7 +63,7 @@ class SmartAssetsError(Exception):
     `retry_after` is in seconds, None where trying again would not help.
     """
 
-    code: ClassVar[str] = "internal_error"
+    code: str = "internal_error"
     default_retry_after: ClassVar[int | None] = None
 
     def __init__(self, detail: str, *, errors: tuple[InputError, ...] = (), retry_after: int | None = None) -> None:
@@ -206,6 +211,38 @@ class PreconditionFailed(LibraryError):
     """The asset is no longer what the caller last saw."""
 
     code = "precondition_failed"
+
+
+class AssetGone(LibraryError):
+    """What a repeated request once made was deleted since."""
+
+    code = "asset_gone"
+
+
+class IdempotencyError(SmartAssetsError):
+    """A request under an Idempotency-Key that cannot be answered."""
+
+
+class IdempotencyConflict(IdempotencyError):
+    """The key was used for another request: nothing was done."""
+
+    code = "idempotency_conflict"
+
+
+class IdempotencyInProgress(IdempotencyError):
+    """The first request under the key still runs; its answer comes when it has ended."""
+
+    code = "idempotency_in_progress"
+    default_retry_after = 1
+
+
+class RepeatedError(SmartAssetsError):
+    """What a request that comes again was answered the first time: of any code."""
+
+    def __init__(self, code: str, detail: str, *, errors: tuple[InputError, ...] = ()) -> None:
+        """As the first answer had them."""
+        super().__init__(detail, errors=errors)
+        self.code = code
 
 
 class RangeNotSatisfiable(SmartAssetsError):

@@ -18,6 +18,7 @@ from smart_assets import observability
 from smart_assets.access.api_keys import ApiKeys
 from smart_assets.access.signing import UrlSigner
 from smart_assets.assets.delivery import Delivery
+from smart_assets.assets.idempotency import Idempotency
 from smart_assets.assets.lease import Lease
 from smart_assets.assets.library import Library
 from smart_assets.assets.settling import Settling
@@ -50,6 +51,7 @@ class Runtime:
     uploads: Uploads
     library: Library
     delivery: Delivery
+    idempotency: Idempotency
     reconciler: Reconciler
     threads: Threads
     temporary_dir: Path
@@ -61,8 +63,12 @@ class Runtime:
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Runtime]:
-    """A runtime for as long as the context lasts. Raises ConfigurationError where one cannot be built."""
+async def running(settings: Settings, *, serves: bool = True) -> AsyncIterator[Runtime]:
+    """A runtime for as long as the context lasts. Raises ConfigurationError where one cannot be built.
+
+    One that does not serve, but is a tool's beside a service that may be running, forgets no rows of storages that live
+    in a process, and tries no storage out.
+    """
     prepare(settings)
     async with AsyncExitStack() as closing:
         database = await to_thread.run_sync(Database.open, database_url(settings))
@@ -74,12 +80,13 @@ async def running(settings: Settings) -> AsyncIterator[Runtime]:
         closing.callback(threads.close)
         storages = Storages(settings)
         closing.push_async_callback(storages.close)
-        remote = await _open_storages(storages, database, settings.default_storage)
+        remote = await _open_storages(storages, database, settings.default_storage) if serves else []
         own_scratch = ScratchDirectory(settings.temporary_dir)
         closing.callback(own_scratch.close)
         renderer = RenderPool(settings.imaging)
         closing.push_async_callback(renderer.close)
         settling = Settling(database, storages, lease)
+        signer = UrlSigner.from_settings(settings, own_scratch.path)
         reconciler = Reconciler(
             database,
             settling,
@@ -97,7 +104,8 @@ async def running(settings: Settings) -> AsyncIterator[Runtime]:
             api_keys=ApiKeys(settings),
             uploads=Uploads(settings, database, storages, renderer, lease, settling, threads),
             library=Library(database, storages, lease, settling),
-            delivery=Delivery(settings, database, storages, UrlSigner.from_settings(settings), threads),
+            delivery=Delivery(settings, database, storages, signer, threads),
+            idempotency=Idempotency(database, lease),
             reconciler=reconciler,
             threads=threads,
             temporary_dir=own_scratch.path,

@@ -379,6 +379,9 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(
         15, ge=1, description="After this long without a sign of life, another process finishes what one began."
     )
+    reconcile_grace_seconds: float = Field(
+        3600, ge=0, description="Objects without a row are nobody's orphans before they are so old."
+    )
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="`console` for people, `json` for machines, `auto` by whether a terminal is there."
     )

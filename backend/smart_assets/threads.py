@@ -14,21 +14,45 @@ from anyio.lowlevel import checkpoint_if_cancelled
 T = TypeVar("T")
 
 
+class NoTurn(Exception):
+    """Every thread was busy for as long as a call may wait."""
+
+
 class Threads:
     """At most `limit` calls at once; the others wait their turn."""
 
-    def __init__(self, name: str, limit: int = 16) -> None:
-        """`name` is what the threads are called."""
+    def __init__(self, name: str, limit: int = 16, *, wait_seconds: float | None = None) -> None:
+        """`name` is what the threads are called; `wait_seconds` how long a call waits for its turn (None: for good)."""
         self._pool = ThreadPoolExecutor(limit, thread_name_prefix=name)
+        self._wait_seconds = wait_seconds
 
     async def run(self, work: Callable[[], T]) -> T:
         """What `work` returns or raises, run in a thread.
 
         Cancelled before its turn, `work` never runs; cancelled while it runs, this ends only when `work` has. So what
         a cancelled call wrote is there to be cleaned up when its caller hears of it, and does not land later.
+        Raises NoTurn where `work` has waited for too long; then it never runs either.
         """
         await checkpoint_if_cancelled()
-        return await finished(self._pool.submit(work))
+        job = self._pool.submit(work)
+        if self._wait_seconds is None:
+            return await finished(job)
+        given_up = False
+        cancelled = cancelled_since_now()
+
+        def give_up() -> None:
+            nonlocal given_up
+            given_up = job.cancel()  # False for one whose turn has come
+
+        timer = asyncio.get_running_loop().call_later(self._wait_seconds, give_up)
+        try:
+            return await finished(job)
+        except asyncio.CancelledError:
+            if given_up and not cancelled():
+                raise NoTurn from None
+            raise
+        finally:
+            timer.cancel()
 
     def close(self) -> None:
         """Let the threads end. Nothing is run afterwards."""

@@ -111,7 +111,7 @@ def test_any_other_query_is_a_signature_error(query: dict[str, str]) -> None:
 
 def test_the_kept_key_is_made_once_by_any_number_of_processes(tmp_path: Path) -> None:
     with ThreadPoolExecutor(16) as threads:
-        keys = set(threads.map(lambda _: kept_signing_key(tmp_path), range(64)))
+        keys = set(threads.map(lambda _: kept_signing_key(tmp_path, tmp_path), range(64)))
     assert len(keys) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["signing.key"]
     assert stat.S_IMODE((tmp_path / "signing.key").stat().st_mode) == 0o600
@@ -121,5 +121,5 @@ def test_the_kept_key_is_made_once_by_any_number_of_processes(tmp_path: Path) ->
 def test_a_damaged_key_is_said_and_not_replaced(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "signing.key").write_bytes(content)
     with pytest.raises(ConfigurationError):
-        kept_signing_key(tmp_path)
+        kept_signing_key(tmp_path, tmp_path)
     assert (tmp_path / "signing.key").read_bytes() == content

@@ -1,5 +1,7 @@
 """What a process that is gone left half done is finished by one that lives, and nothing else is touched."""
 
+import time
+
 import pytest
 
 from smart_assets.assets.objects import object_keys
@@ -10,6 +12,7 @@ from smart_assets.storage.keys import Visibility, with_visibility
 from tests import images
 from tests.catalogue.test_repository import a_record
 from tests.conftest import Service, StartService
+from tests.staging import FaultyStorage
 
 HOLIDAY = images.jpeg(64, 48)
 DEAD = "a-process-that-is-gone/1"
@@ -146,3 +149,31 @@ def test_a_lease_first_seen_has_all_its_time() -> None:
     watch = LeaseWatch(15, clock)
     beating(watch, clock, 1000)
     assert watch.living({"new": 1}) == {"new"}
+
+
+async def test_a_deletion_that_is_refused_is_tried_ever_more_rarely_and_for_good(
+    start_service: StartService, faulty: FaultyStorage
+) -> None:
+    async with start_service(lease_seconds=3600) as service:  # whose background looks around once in a quarter of that
+        asset = await service.uploaded(HOLIDAY, storage="faulty")
+        faulty.fail("delete")
+        assert (await service.client.delete(f"/api/v1/assets/{asset['id']}")).status_code == 503
+        reconciler = service.runtime.reconciler
+        reconciler._interval = 1
+        delays: list[float] = []
+        for _ in range(14):
+            assert await reconciler.pass_once() == 0
+            refused = faulty.calls["delete"]
+            await reconciler.pass_once()
+            assert faulty.calls["delete"] == refused, "not its time yet"
+            ((asset_id, (delay, due)),) = reconciler._put_off.items()
+            assert time.monotonic() < due <= time.monotonic() + delay
+            delays.append(delay)
+            reconciler._put_off[asset_id] = (delay, 0)
+        assert delays == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600, 600, 600]
+        assert (await service.client.get("/api/v1/stats")).json()["deletions_owed"] == 1
+        faulty.relent()
+        assert await reconciler.pass_once() == 1
+        assert reconciler._put_off == {}
+        assert (await service.client.get("/api/v1/stats")).json()["deletions_owed"] == 0
+        assert await faulty.keys() == set()

@@ -580,7 +580,8 @@ async def test_an_upload_in_parts_that_may_have_begun_goes_with_the_clean_up(ser
         with pytest.raises(StorageUnavailable):
             await storage.upload("private/b.png", large_image(), content_type=PNG)
         assert len(server.uploads) == 3
-        assert await storage.cleanup_failed_assets(["private/b.png", "private/c.png"]) == ()
+        left = await storage.cleanup_failed_assets(["private/b.png", "private/c.png"])
+        assert left == ("private/b.png",), "it may still land"
         assert server.uploads == {}
         assert server.count("GET", "uploads") == 1, "nobody asks where there can be none"
 

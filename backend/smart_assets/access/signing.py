@@ -47,10 +47,10 @@ class UrlSigner:
         self._clock = clock
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self:
+    def from_settings(cls, settings: Settings, temporary_dir: Path) -> Self:
         """With the keys set, else with the one kept in the data directory, which is made where there is none yet."""
         keys = [key.get_secret_value() for key in settings.signing_keys]
-        return cls(keys or [kept_signing_key(settings.data_dir)])
+        return cls(keys or [kept_signing_key(settings.data_dir, temporary_dir)])
 
     def sign(self, key: str, expiry_seconds: int) -> Signature:
         """A signature good for at most `expiry_seconds` from now.
@@ -104,15 +104,16 @@ def _signature(secret: bytes, key_id: str, key: str, expires: str) -> str:
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
-def kept_signing_key(data_dir: Path) -> str:
+def kept_signing_key(data_dir: Path, temporary_dir: Path) -> str:
     """The signing key of this data directory; made once, and by exactly one of any number of processes.
 
-    The file is linked into place whole, so nobody reads half a key; mode 0600.
+    The file is made in `temporary_dir`, on the same file system, and linked into place whole, so nobody reads half a
+    key; mode 0600.
     """
     path = data_dir / _KEY_FILE
     try:
         if not path.exists():
-            descriptor, temporary = tempfile.mkstemp(dir=data_dir, prefix=".signing-")
+            descriptor, temporary = tempfile.mkstemp(dir=temporary_dir, prefix="signing-")
             with os.fdopen(descriptor, "w", encoding="ascii") as file:
                 file.write(secrets.token_urlsafe(48))
                 file.flush()

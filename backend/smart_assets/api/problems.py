@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import compile_path
 
 from smart_assets import observability
-from smart_assets.errors import InputError, RangeNotSatisfiable, SmartAssetsError
+from smart_assets.errors import InputError, RangeNotSatisfiable, RepeatedError, SmartAssetsError
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -33,6 +33,9 @@ STATUS = {
     "method_not_allowed": 405,
     "body_timeout": 408,
     "asset_busy": 409,
+    "idempotency_conflict": 409,
+    "idempotency_in_progress": 409,
+    "asset_gone": 410,
     "precondition_failed": 412,
     "body_too_large": 413,
     "unsupported_image": 415,
@@ -51,6 +54,9 @@ STATUS = {
     "storage_full": 507,
 }
 """The status of each code; a code that is not here is a bug, and answered as one."""
+
+REPLAYED = {"Idempotency-Replayed": "true"}
+"""Of an answer that was given before."""
 
 _CODE_OF_STATUS = {
     400: "malformed_body",
@@ -118,6 +124,8 @@ def problem_of(error: SmartAssetsError) -> JSONResponse:
         headers["Retry-After"] = str(error.retry_after)
     if error.code == "unauthorized":
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, RepeatedError):
+        headers |= REPLAYED
     if isinstance(error, RangeNotSatisfiable):
         headers["Content-Range"] = f"bytes */{error.size}"
     return problem(error.code, error.detail, errors=error.errors, headers=headers)

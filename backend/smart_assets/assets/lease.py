@@ -54,5 +54,4 @@ class Lease:
         Not while a task still works under it: what that one is doing must be over before another finishes it.
         """
         if not self._held:
-            beat = self._beat
-            await self._database.write(lambda catalogue: catalogue.drop_leases({self.id: beat}))
+            await self._database.write(lambda catalogue: catalogue.drop_lease(self.id))

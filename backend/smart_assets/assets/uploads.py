@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -127,9 +127,18 @@ class Uploads:
         self._threads = threads
 
     async def upload(
-        self, uploads: Sequence[Upload], options: UploadOptions, *, owner: str, metadata: JsonObject
+        self,
+        uploads: Sequence[Upload],
+        options: UploadOptions,
+        *,
+        owner: str,
+        metadata: JsonObject,
+        also: Callable[[Repository, list[UploadedAsset | Failure]], None] | None = None,
     ) -> list[UploadedAsset | Failure]:
         """Make an asset of each file, in their order.
+
+        `also` is run within the transaction that makes them `ready`, and is given what will be returned; what it raises
+        undoes all of it.
 
         With `options.atomic` the first error comes out, and nothing of the batch stays. Without, a file that failed
         has a Failure in its place, and an asset lists the sizes it lacks; errors come out where none of it is about one
@@ -147,20 +156,24 @@ class Uploads:
                     raise
                 results.append(Failure(error))
         drafts = [result for result in results if isinstance(result, _Draft)]
-        if backend.capabilities.persistent:
-            failures = await self._keep(backend, drafts, options)
+
+        def close(catalogue: Repository, failures: Mapping[UUID, SmartAssetsError]) -> None:
+            if backend.capabilities.persistent:
+                _close(catalogue, [draft for draft in drafts if draft.record.id not in failures])
+            if also is not None:
+                also(catalogue, _outcomes(results, failures, backend))
+
+        if drafts and backend.capabilities.persistent:
+            failures = await self._keep(backend, drafts, options, close)
         else:
             self._check_total(drafts)
             failures = await self._make_all(backend, drafts, options)
-        outcomes: list[UploadedAsset | Failure] = []
-        for result in results:
-            if isinstance(result, _Draft):
-                failure = failures.get(result.record.id)
-                self._count(options, failure.code if failure else "ok")
-                outcomes.append(Failure(failure) if failure else _asset(result, backend))
-            else:
-                outcomes.append(result)
-        return outcomes
+            if also is not None:
+                await self._database.write(lambda catalogue: close(catalogue, failures))
+        for draft in drafts:
+            failure = failures.get(draft.record.id)
+            self._count(options, failure.code if failure else "ok")
+        return _outcomes(results, failures, backend)
 
     async def _prepare(self, upload: Upload, options: UploadOptions, owner: str, metadata: JsonObject) -> _Draft:
         if upload.refused is not None:
@@ -228,11 +241,13 @@ class Uploads:
             raise BodyTooLarge(f"the answer would hold {total} bytes of images, over the limit of {most}")
 
     async def _keep(
-        self, backend: StorageBackend, drafts: list[_Draft], options: UploadOptions
+        self,
+        backend: StorageBackend,
+        drafts: list[_Draft],
+        options: UploadOptions,
+        close: Callable[[Repository, Mapping[UUID, SmartAssetsError]], None],
     ) -> dict[UUID, SmartAssetsError]:
         """Intend, make and close; the errors by asset id, of which nothing is left."""
-        if not drafts:
-            return {}
         with self._lease.claim() as claim:
             for draft in drafts:
                 draft.intent = draft.record = replace(draft.record, lease=claim)
@@ -241,9 +256,8 @@ class Uploads:
                 with observability.UPLOAD_STAGE_SECONDS.labels("intend").time():
                     await self._database.write(lambda catalogue: catalogue.insert_pending(intents))
                 failures = await self._make_all(backend, drafts, options)
-                made = [draft for draft in drafts if draft.record.id not in failures]
                 with observability.UPLOAD_STAGE_SECONDS.labels("close").time():
-                    await self._database.write(lambda catalogue: _close(catalogue, made))
+                    await self._database.write(lambda catalogue: close(catalogue, failures))
             except BaseException:
                 await asyncio.shield(self._undo(drafts))
                 raise
@@ -368,6 +382,21 @@ def _close(catalogue: Repository, made: list[_Draft]) -> None:
     for draft in made:
         if not catalogue.mark_ready(draft.record):
             raise Busy("the upload took too long and was undone by another process; try again")
+
+
+def _outcomes(
+    results: Sequence[_Draft | Failure], failures: Mapping[UUID, SmartAssetsError], backend: StorageBackend
+) -> list[UploadedAsset | Failure]:
+    """What became of each file."""
+    outcomes: list[UploadedAsset | Failure] = []
+    for result in results:
+        if isinstance(result, Failure):
+            outcomes.append(result)
+        elif failure := failures.get(result.record.id):
+            outcomes.append(Failure(failure))
+        else:
+            outcomes.append(_asset(result, backend))
+    return outcomes
 
 
 def _asset(draft: _Draft, backend: StorageBackend) -> UploadedAsset:

@@ -110,6 +110,22 @@ class AssetRecord:
         return self.size_bytes + sum(variant.size_bytes for variant in self.variants)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRecord:
+    """A request under an Idempotency-Key: hashes of what it asks for and of what it sends, and what came of it.
+
+    `outcome` is None while the request runs, under `claim`; then `body` is None too.
+    """
+
+    owner: str
+    key: str
+    request: str
+    created_at: datetime
+    body: str | None = None
+    outcome: JsonObject | None = None
+    claim: str | None = None
+
+
 class UtcDateTime(TypeDecorator[datetime]):
     """An aware datetime, kept in UTC. SQLite keeps no zone, so it is taken off and put back."""
 
@@ -204,6 +220,31 @@ storage_totals = Table(
     Column("storage", String(64), primary_key=True),
     Column("assets", BigInteger, nullable=False),
     Column("bytes", BigInteger, nullable=False),
+)
+
+# What a request under an Idempotency-Key is, and what came of it. `outcome` is null while the first one runs, under
+# `claim`, and `body` until that one's body was read.
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("owner", String(64), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("request", String(64), nullable=False),
+    Column("body", String(64)),
+    Column("outcome", JSON(none_as_null=True)),
+    Column("claim", String(64)),
+    Column("created_at", UtcDateTime, nullable=False),
+    Index("ix_idempotency_keys_created_at", "created_at"),
+)
+
+# Who this catalogue is (one row), and how many times it tidied up each storage. A storage's marker object says the
+# same, so that nobody tidies up by another catalogue's rows, or by those of an old backup.
+identity = Table("identity", metadata, Column("id", Uuid, primary_key=True))
+tidied = Table(
+    "tidied",
+    metadata,
+    Column("storage", String(64), primary_key=True),
+    Column("runs", Integer, nullable=False),
 )
 
 # A process shows that it lives by raising `beat`. Whoever watches compares beats over its own monotonic clock, so no

@@ -8,7 +8,21 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, and_, bindparam, delete, func, insert, literal_column, or_, select, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Row,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal_column,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection
 
@@ -16,11 +30,15 @@ from smart_assets.catalogue.models import (
     AssetRecord,
     AssetState,
     JsonObject,
+    KeyRecord,
     VariantRecord,
     asset_tags,
     assets,
+    idempotency_keys,
+    identity,
     leases,
     storage_totals,
+    tidied,
 )
 from smart_assets.formats import ImageFormat
 from smart_assets.visibility import Visibility
@@ -276,6 +294,89 @@ class Repository:
     def _add_to_totals(self, storage: str, count: int, size: int) -> None:
         self._connection.execute(_ADD_TO_TOTALS, {"storage": storage, "assets": count, "bytes": size})
 
+    # ── Audits ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def identity(self, candidate: UUID) -> UUID:
+        """Who this catalogue is; `candidate`, from now on, where nobody asked before."""
+        known = self._connection.execute(select(identity.c.id).order_by(identity.c.id).limit(1)).scalar()
+        if known is None:
+            self._connection.execute(insert(identity).values(id=candidate))
+        return known or candidate
+
+    def runs(self, storage: str) -> int:
+        """How many times this catalogue tidied up a storage."""
+        return self._connection.execute(select(tidied.c.runs).where(tidied.c.storage == storage)).scalar() or 0
+
+    def note_run(self, storage: str, runs: int) -> None:
+        """It tidied up so many times."""
+        statement = upsert(tidied).values(storage=storage, runs=runs)
+        self._connection.execute(statement.on_conflict_do_update(index_elements=["storage"], set_={"runs": runs}))
+
+    def page_of_storage(self, storage: str, *, after: UUID | None, limit: int) -> tuple[AssetRecord, ...]:
+        """At most `limit` rows of a storage, in whatever state, in the order of their ids."""
+        query = select(assets).where(assets.c.storage == storage)
+        if after is not None:
+            query = query.where(assets.c.id > after)
+        return tuple(_from_row(row) for row in self._connection.execute(query.order_by(assets.c.id).limit(limit)))
+
+    def get_all_in_any_state(self, asset_ids: Collection[UUID]) -> dict[UUID, AssetRecord]:
+        """Those rows there are, by id."""
+        rows = self._connection.execute(select(assets).where(assets.c.id.in_(list(asset_ids))))
+        return {record.id: record for record in map(_from_row, rows)}
+
+    def count_unsettled(self) -> int:
+        """Rows somebody is, or was, at work on."""
+        return self._connection.execute(select(func.count()).select_from(assets).where(_UNSETTLED)).scalar_one()
+
+    # ── Requests under an Idempotency-Key ───────────────────────────────────────────────────────────────────────────
+
+    def find_key(self, owner: str, key: str) -> KeyRecord | None:
+        """What is known of a request under that key."""
+        query = select(idempotency_keys).where(idempotency_keys.c.owner == owner, idempotency_keys.c.key == key)
+        row = self._connection.execute(query).one_or_none()
+        return KeyRecord(**row._mapping) if row is not None else None  # noqa: SLF001 - SQLAlchemy's public name for it
+
+    def claim_key(self, record: KeyRecord) -> bool:
+        """Take a key for a request that begins, under its claim; False where it is taken."""
+        result = self._connection.execute(upsert(idempotency_keys).values(_to_key_row(record)).on_conflict_do_nothing())
+        return result.rowcount == 1
+
+    def finish_key(self, record: KeyRecord) -> bool:
+        """Remember what came of the request; False where the key is not under `record`'s claim any more."""
+        result = self._connection.execute(
+            update(idempotency_keys)
+            .where(_key_of(record), idempotency_keys.c.claim.is_not_distinct_from(record.claim))
+            .values(body=record.body, outcome=record.outcome, claim=None)
+        )
+        return result.rowcount == 1
+
+    def free_key(self, record: KeyRecord) -> None:
+        """Let a key go, as long as it is as `record` says: under that claim, or (None) with an outcome."""
+        self._connection.execute(
+            delete(idempotency_keys).where(
+                _key_of(record),
+                idempotency_keys.c.claim.is_not_distinct_from(record.claim),
+                idempotency_keys.c.created_at == record.created_at,
+            )
+        )
+
+    def free_abandoned_keys(self, *, own_lease: str, held: Collection[str], living: Collection[str]) -> int:
+        """Let the keys go whose request nobody is at work on any more; how many those were."""
+        nobody = _nobody_at_work(idempotency_keys.c.claim, own_lease=own_lease, held=held, living=living)
+        query = delete(idempotency_keys).where(idempotency_keys.c.outcome.is_(None), nobody)
+        return self._connection.execute(query).rowcount
+
+    def forget_keys(self, before: datetime, limit: int) -> int:
+        """Forget at most `limit` requests that ended and began before a time; how many those were."""
+        old = (
+            select(idempotency_keys.c.owner, idempotency_keys.c.key)
+            .where(idempotency_keys.c.created_at < before, idempotency_keys.c.claim.is_(None))
+            .order_by(idempotency_keys.c.created_at)
+            .limit(limit)
+        )
+        query = delete(idempotency_keys).where(tuple_(idempotency_keys.c.owner, idempotency_keys.c.key).in_(old))
+        return self._connection.execute(query).rowcount
+
     # ── Leases and what the dead left behind ────────────────────────────────────────────────────────────────────────
 
     def beat(self, lease: str, beat: int) -> None:
@@ -286,6 +387,10 @@ class Repository:
     def beats(self) -> dict[str, int]:
         """Every lease and its last beat."""
         return {row.id: row.beat for row in self._connection.execute(select(leases))}
+
+    def drop_lease(self, lease: str) -> None:
+        """Forget a lease that its own process gives back."""
+        self._connection.execute(delete(leases).where(leases.c.id == lease))
 
     def drop_leases(self, last_beats: Mapping[str, int]) -> None:
         """Forget leases of processes that are gone: those that are still at their last beat."""
@@ -299,9 +404,8 @@ class Repository:
 
         Nobody: neither this process (`own_lease`) under a claim it has `held`, nor one of the `living` others.
         """
-        claim = assets.c.lease
-        others = [claim.not_like(f"{lease}/%") for lease in living if lease != own_lease]
-        query = select(assets).where(_UNSETTLED, or_(claim.is_(None), and_(claim.not_in(list(held)), *others)))
+        nobody = _nobody_at_work(assets.c.lease, own_lease=own_lease, held=held, living=living)
+        query = select(assets).where(_UNSETTLED, nobody)
         if after is not None:
             query = query.where(assets.c.id > after)
         return tuple(_from_row(row) for row in self._connection.execute(query.order_by(assets.c.id).limit(limit)))
@@ -311,6 +415,22 @@ class Repository:
         state = AssetState.DELETING if record.state is AssetState.PENDING else record.state
         taken = self._update(record.id, record.state, record.lease, state=state, lease=claim)
         return replace(record, state=state, lease=claim) if taken else None
+
+
+def _nobody_at_work(
+    claim: Column[str], *, own_lease: str, held: Collection[str], living: Collection[str]
+) -> ColumnElement[bool]:
+    """Whether a claim is held neither by this process (`own_lease`, `held`) nor by one of the `living` others."""
+    others = [claim.not_like(f"{lease}/%") for lease in living if lease != own_lease]
+    return or_(claim.is_(None), and_(claim.not_in(list(held)), *others))
+
+
+def _key_of(record: KeyRecord) -> ColumnElement[bool]:
+    return and_(idempotency_keys.c.owner == record.owner, idempotency_keys.c.key == record.key)
+
+
+def _to_key_row(record: KeyRecord) -> dict[str, Any]:
+    return {column.name: getattr(record, column.name) for column in fields(record)}
 
 
 _COLUMNS = tuple(column.name for column in fields(AssetRecord))

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
 from smart_assets import observability, scratch
+from smart_assets.assets.idempotency import KEPT
 from smart_assets.assets.lease import Lease
 from smart_assets.assets.settling import Settling, names
 from smart_assets.catalogue.database import Database
@@ -24,6 +27,8 @@ from smart_assets.threads import Threads
 logger = logging.getLogger(__name__)
 
 BATCH = 100
+KEYS_AT_ONCE = 10_000
+MOST_PUT_OFF_SECONDS = 600
 
 RECHECKS = 40
 """For so many passes (ten times a lease's length) rows taken over are looked at again: see `Settling.recheck`."""
@@ -88,6 +93,7 @@ class Reconciler:
         self._interval = lease_seconds / 4
         self._watch = LeaseWatch(lease_seconds)
         self._after: UUID | None = None
+        self._put_off: dict[UUID, tuple[float, float]] = {}
         self._taken_over: dict[UUID, tuple[AssetRecord, int]] = {}
 
     async def run(self) -> None:
@@ -116,13 +122,21 @@ class Reconciler:
         The next pass goes on behind this one's rows, and from the first again after the last, so that rows that cannot
         be settled now are in nobody's way.
         """
+        from_the_first = self._after is None
         beats, living, abandoned = await self._database.read(self._look)
         self._after = abandoned[-1].id if len(abandoned) == BATCH else None
         settled = 0
         for record in abandoned:
-            if record.lease not in self._lease.held:  # which may have grown since the rows were read
-                settled += await self._settle(record)
+            # The claims held may have grown since the rows were read.
+            if record.lease not in self._lease.held and self._is_due(record):
+                done = await self._settle(record)
+                self._put_off_or_forget(record, done=done)
+                settled += done
+        if from_the_first and self._after is None:  # all there are: the others were settled elsewhere
+            there = {record.id for record in abandoned}
+            self._put_off = {asset_id: due for asset_id, due in self._put_off.items() if asset_id in there}
         await self._recheck()
+        await self._free_keys(living)
         if dead := {lease: beat for lease, beat in beats.items() if lease not in living}:
             await self._database.write(lambda catalogue: catalogue.drop_leases(dead))
         await self._threads.run(lambda: scratch.sweep(self._temporary_dir))
@@ -136,6 +150,32 @@ class Reconciler:
             own_lease=self._lease.id, held=self._lease.held, living=living, after=self._after, limit=BATCH
         )
         return beats, living, abandoned
+
+    async def _free_keys(self, living: set[str]) -> None:
+        """Free the keys of requests that died, and forget those that were kept long enough."""
+        before = datetime.now(UTC) - KEPT
+
+        def free(catalogue: Repository) -> int:
+            catalogue.forget_keys(before, KEYS_AT_ONCE)
+            return catalogue.free_abandoned_keys(own_lease=self._lease.id, held=self._lease.held, living=living)
+
+        if freed := await self._database.write(free):
+            observability.REPAIRS.labels("freed_key").inc(freed)
+            logger.info("freed the idempotency keys of requests that died", extra={"keys": freed})
+
+    def _is_due(self, record: AssetRecord) -> bool:
+        """Whether it is time to try a row (again)."""
+        _, due = self._put_off.get(record.id, (0, 0))
+        return time.monotonic() >= due
+
+    def _put_off_or_forget(self, record: AssetRecord, *, done: bool) -> None:
+        """What could not be settled is tried again ever more rarely, but for good."""
+        if done:
+            self._put_off.pop(record.id, None)
+            return
+        delay = min(self._put_off.get(record.id, (self._interval / 2, 0))[0] * 2, MOST_PUT_OFF_SECONDS)
+        # Not all at once, where a storage has been away and many rows wait for it.
+        self._put_off[record.id] = (delay, time.monotonic() + delay * random.uniform(0.5, 1))  # noqa: S311
 
     async def _recheck(self) -> None:
         """Look again at rows taken over from processes that may only have been stopped."""

@@ -68,7 +68,16 @@ from azure.storage.blob import (
 from smart_assets.disposition import content_disposition
 from smart_assets.expiry import Validity
 from smart_assets.settings import PREFIX, AzureSettings, Settings
-from smart_assets.storage.base import Capabilities, SignedUrl, Source, StorageBackend, StoredObject, pieces
+from smart_assets.storage.base import (
+    LATE_WRITE_SECONDS,
+    TURN_SECONDS,
+    Capabilities,
+    SignedUrl,
+    Source,
+    StorageBackend,
+    StoredObject,
+    pieces,
+)
 from smart_assets.storage.errors import (
     ObjectExists,
     ObjectNotFound,
@@ -160,6 +169,8 @@ class AzureStorage(StorageBackend):
     receipt; the MD5 of the whole is kept with the blob.
     """
 
+    late_write_seconds = LATE_WRITE_SECONDS
+
     def __init__(self, name: str, settings: AzureSettings, *, public_cache_seconds: int) -> None:
         """Asks nobody. StorageNotConfigured where settings are missing, or are none that the SDK takes."""
         super().__init__(name)
@@ -186,7 +197,7 @@ class AzureStorage(StorageBackend):
         self._delegation = _DelegationKeys(self._service) if self._chain is not None else None
         self._endpoint = f"{self._service.scheme}://{self._service.primary_hostname}"
         self._outer_endpoint = settings.signing_endpoint_url or self._endpoint
-        self._threads = Threads(f"storage-{name}", settings.max_connections)
+        self._threads = Threads(f"storage-{name}", settings.max_connections, wait_seconds=TURN_SECONDS)
         self.capabilities = Capabilities(
             max_object_bytes=max(settings.single_put_bytes, _MAX_BLOCKS * settings.block_bytes),
             signed_urls=self._account_key is not None or self._delegation is not None,

@@ -25,10 +25,12 @@ from smart_assets.storage.errors import (
     ObjectExists,
     ObjectNotFound,
     StorageError,
+    StorageUnavailable,
     Unsupported,
     WriteNotVerified,
 )
 from smart_assets.storage.keys import MAX_KEY_BYTES, Visibility, validate_key, visibility_of, with_visibility
+from smart_assets.threads import NoTurn
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,12 @@ def pieces(source: Source, length: int) -> Generator[bytes, None, None]:
 
 DEFAULT_EXPIRY_SECONDS: Final = 86_400
 _CLEANUPS_AT_ONCE = 8
+
+TURN_SECONDS: Final = 10
+"""How long a call to a backend behind a network may wait for a thread: a server that hangs holds up nobody for good."""
+
+LATE_WRITE_SECONDS: Final = 60
+"""What backends behind a network have as `late_write_seconds`."""
 
 
 @dataclass(frozen=True)
@@ -142,9 +150,13 @@ class StorageBackend(ABC):
     capabilities: Capabilities
     """Of the class, or of the instance where settings decide."""
 
+    late_write_seconds: float = 0
+    """For so long after a write whose answer was lost the object may still appear."""
+
     def __init__(self, name: str) -> None:
         """`name` as in the settings."""
         self.name = name
+        self._late_writes: dict[str, float] = {}
 
     # ── What callers use ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -168,7 +180,11 @@ class StorageBackend(ABC):
             await self._prepare()
             if exclusive:
                 self._need("create_if_absent", "telling which of two writers came first")
-            written = await self._put(key, source, content_type=content_type, give_away=give_away)
+            try:
+                written = await self._put(key, source, content_type=content_type, give_away=give_away)
+            except Exception as error:
+                self._note_late_write(key, error)
+                raise
             if written.size != size:
                 await self.cleanup_failed_assets([key])
                 raise WriteNotVerified(
@@ -296,6 +312,11 @@ class StorageBackend(ABC):
             self._check_key(key)
             with self._call("cleanup", key):
                 await self._discard(key)
+            if self._may_still_land(key):
+                logger.info(
+                    "a write may still land: it is removed again later", extra={"storage": self.name, "key": key}
+                )
+                return False
         except (InvalidKey, Unsupported):
             return True  # it was refused when it should have been written: nothing can be there
         except Exception as error:  # noqa: BLE001 - the caller's own error must not be lost behind this one
@@ -306,6 +327,21 @@ class StorageBackend(ABC):
             )
             return False
         return True
+
+    def _note_late_write(self, key: str, error: Exception) -> None:
+        """Remember a write that failed without an answer, so that cleaning up after it goes on for long enough."""
+        translated = error if isinstance(error, StorageError) else self._translate(error, key)
+        if self.late_write_seconds and isinstance(translated, StorageUnavailable):
+            now = time.monotonic()
+            self._late_writes = {late: until for late, until in self._late_writes.items() if now < until}
+            self._late_writes[key] = now + self.late_write_seconds
+
+    def _may_still_land(self, key: str) -> bool:
+        until = self._late_writes.get(key)
+        if until is not None and time.monotonic() >= until:
+            del self._late_writes[key]
+            return False
+        return until is not None
 
     def at_hand(self, key: str) -> ObjectAtHand | None:
         """The object, where it can be read without waiting for a network; None where there is none, or it cannot.
@@ -417,6 +453,9 @@ class StorageBackend(ABC):
         if not getattr(self.capabilities, capability):
             raise Unsupported(f"the storage {self.name} does not support {what}", storage=self.name)
 
+    def _no_turn(self) -> StorageError:
+        return StorageUnavailable(f"the storage {self.name} is busy with other calls; try again")
+
     @contextmanager
     def _call(self, operation: str, key: str | None) -> Iterator[None]:
         """Count and time one call, and let only errors of ours out of it."""
@@ -431,7 +470,7 @@ class StorageBackend(ABC):
             raise
         except Exception as error:
             outcome = "error"
-            translated = self._translate(error, key)
+            translated = self._no_turn() if isinstance(error, NoTurn) else self._translate(error, key)
             if translated is None:
                 raise
             outcome = translated.code

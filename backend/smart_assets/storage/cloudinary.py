@@ -38,7 +38,16 @@ from smart_assets.disposition import MAX_CHARACTERS, cut_filename
 from smart_assets.expiry import Validity
 from smart_assets.formats import ImageFormat
 from smart_assets.settings import CloudinarySettings, Settings
-from smart_assets.storage.base import Capabilities, SignedUrl, Source, StorageBackend, StoredObject, pieces
+from smart_assets.storage.base import (
+    LATE_WRITE_SECONDS,
+    TURN_SECONDS,
+    Capabilities,
+    SignedUrl,
+    Source,
+    StorageBackend,
+    StoredObject,
+    pieces,
+)
 from smart_assets.storage.errors import (
     InvalidKey,
     ObjectExists,
@@ -71,7 +80,7 @@ _CDN_HOST: Final = "res.cloudinary.com"
 
 _PAGE: Final = 500  # the most the Admin API lists at once
 _READ_SECONDS: Final = 3600
-_MAY_LAND_SECONDS: Final = 60
+_MAY_LAND_SECONDS: Final = LATE_WRITE_SECONDS
 _BUSY: Final = {408, 420, 423, 425, 429}
 
 _PIXEL: Final = b64decode(
@@ -186,7 +195,7 @@ class CloudinaryStorage(StorageBackend):
         super().__init__(name)
         self._settings = settings
         self._account = Account.of(settings, name)
-        self._threads = Threads(f"storage-{name}", settings.max_connections)
+        self._threads = Threads(f"storage-{name}", settings.max_connections, wait_seconds=TURN_SECONDS)
         self._uploads = _Uploader(self._account, settings)
         self._opening = asyncio.Lock()
         self._opened: httpx.AsyncClient | None = None

@@ -38,7 +38,15 @@ from requests.adapters import HTTPAdapter
 from smart_assets.disposition import content_disposition
 from smart_assets.expiry import Validity
 from smart_assets.settings import PREFIX, GcsSettings, KiB, MiB, Settings
-from smart_assets.storage.base import Capabilities, SignedUrl, Source, StorageBackend, StoredObject
+from smart_assets.storage.base import (
+    LATE_WRITE_SECONDS,
+    TURN_SECONDS,
+    Capabilities,
+    SignedUrl,
+    Source,
+    StorageBackend,
+    StoredObject,
+)
 from smart_assets.storage.errors import (
     InvalidKey,
     ObjectExists,
@@ -89,6 +97,8 @@ class GcsStorage(StorageBackend):
     bucket's own affair: nothing here reads or sets an ACL.
     """
 
+    late_write_seconds = LATE_WRITE_SECONDS
+
     def __init__(self, name: str, settings: GcsSettings, public_cache_seconds: int) -> None:
         """`public_cache_seconds`: how long caches may keep a public object."""
         super().__init__(name)
@@ -112,7 +122,7 @@ class GcsStorage(StorageBackend):
         self._retry: Retry = DEFAULT_RETRY.with_delay(initial=0.2, maximum=2.0).with_timeout(
             settings.connect_timeout_seconds
         )
-        self._threads = Threads(f"storage-{name}", settings.max_connections)
+        self._threads = Threads(f"storage-{name}", settings.max_connections, wait_seconds=TURN_SECONDS)
         self._lock = threading.Lock()
         self._connection: _Connection | None = None
         self._signatures: OrderedDict[bytes, bytes] = OrderedDict()

@@ -38,7 +38,15 @@ from botocore.response import StreamingBody
 from smart_assets.disposition import content_disposition
 from smart_assets.expiry import Validity
 from smart_assets.settings import PREFIX, GiB, MiB, S3Settings, Settings
-from smart_assets.storage.base import Capabilities, SignedUrl, Source, StorageBackend, StoredObject
+from smart_assets.storage.base import (
+    LATE_WRITE_SECONDS,
+    TURN_SECONDS,
+    Capabilities,
+    SignedUrl,
+    Source,
+    StorageBackend,
+    StoredObject,
+)
 from smart_assets.storage.errors import (
     InvalidKey,
     ObjectExists,
@@ -128,6 +136,7 @@ class S3Storage(StorageBackend):
     is sent in parts.
     """
 
+    late_write_seconds = LATE_WRITE_SECONDS
     capabilities = Capabilities(max_object_bytes=_MAX_OBJECT_BYTES, create_if_absent=False, signed_urls=True)
 
     def __init__(self, name: str, settings: S3Settings, *, public_cache_seconds: int) -> None:
@@ -145,7 +154,7 @@ class S3Storage(StorageBackend):
             Visibility.PUBLIC: f"public, max-age={public_cache_seconds}",
             Visibility.PRIVATE: "private, no-cache",  # a cache must not outlive a signature
         }
-        self._threads = Threads(f"storage-{name}", settings.max_connections)
+        self._threads = Threads(f"storage-{name}", settings.max_connections, wait_seconds=TURN_SECONDS)
         self._starting, self._building = threading.Lock(), threading.Lock()
         self._session: Any = None
         self._endpoint: str | None = settings.endpoint_url

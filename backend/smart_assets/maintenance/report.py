@@ -1,0 +1,61 @@
+"""What `smart-assets reconcile` says: a table for people, JSON for machines."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.table import Table
+
+from smart_assets.maintenance.audit import Report
+
+SHOWN = 20
+
+
+def as_json(reports: Sequence[Report]) -> str:
+    """An object with `right` and, of each storage, all that was found."""
+    storages = [{**asdict(report), "right": report.is_right} for report in reports]
+    return json.dumps({"right": all(report.is_right for report in reports), "storages": storages}, indent=2)
+
+
+def print_tables(reports: Sequence[Report], console: Console) -> None:
+    """The figures of each storage, then what is wrong: the first of each."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("storage", "objects", "bytes", "assets", "half done", "orphans", "missing", "damaged", "foreign"):
+        table.add_column(heading, justify="left" if heading == "storage" else "right", no_wrap=True)
+    for report in reports:
+        found = Counter(finding.problem for finding in report.findings if not finding.removed)
+        damaged = found["size"] + found["hash"] + found["unreadable"]
+        figures = (
+            report.objects,
+            report.bytes,
+            report.assets,
+            report.unsettled,
+            found["orphan"],
+            found["missing"],
+            damaged,
+            report.foreign,
+        )
+        table.add_row(report.storage, *(f"{figure:,}" for figure in figures))
+    console.print(table)
+    for report in reports:
+        for line in _lines(report):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _lines(report: Report) -> list[str]:
+    lines = []
+    if report.error is not None:
+        lines.append(f"{report.storage}: could not be audited: {report.error}")
+    lines += [
+        f"{report.storage}: {'removed ' if finding.removed else ''}{finding.problem}: {finding.key}"
+        for finding in report.findings[:SHOWN]
+    ]
+    if len(report.findings) > SHOWN:
+        lines.append(f"{report.storage}: … and {len(report.findings) - SHOWN} more: --json lists all of them")
+    if report.refused is not None:
+        lines.append(f"{report.storage}: no orphan was removed: {report.refused}")
+    return lines
