@@ -70,10 +70,11 @@ async def finished(job: Future[T]) -> T:
     """What `job` returns or raises. When cancelled, `job` is taken back where it has not begun, else waited for."""
     try:
         return await asyncio.wrap_future(job)
-    except asyncio.CancelledError:
+    except asyncio.CancelledError as cancelled:
         if not job.cancelled():
             await _end_of(job)
-        raise  # what the job came to is not asked for any more
+            cancelled.__cause__ = job.exception()
+        raise
 
 
 async def _end_of(job: Future[T]) -> None:

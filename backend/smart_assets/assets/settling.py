@@ -19,7 +19,7 @@ from smart_assets.assets.together import all_or_first_error
 from smart_assets.catalogue.database import Database
 from smart_assets.catalogue.models import AssetRecord, AssetState
 from smart_assets.errors import Busy, CatalogueUnavailable
-from smart_assets.storage.errors import ObjectNotFound
+from smart_assets.storage.errors import ObjectNotFound, StorageUnavailable
 from smart_assets.storage.registry import Storages
 from smart_assets.visibility import Visibility
 
@@ -91,6 +91,9 @@ class Settling:
         """
         try:
             await self._set_visibility(record, Visibility.PRIVATE)
+            backend = self._storages.get(record.storage)
+            if any(backend.may_still_land(key) for key in object_keys(replace(record, visibility=Visibility.PUBLIC))):
+                raise StorageUnavailable("a public copy may still land: it is removed again later")
             await self._close(_as_private(record))
         except _ClaimLost:
             await self._align(record)

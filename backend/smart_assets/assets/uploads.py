@@ -28,7 +28,15 @@ from smart_assets.assets.together import all_or_first_error
 from smart_assets.catalogue.database import Database
 from smart_assets.catalogue.models import AssetRecord, AssetState, JsonObject, VariantRecord
 from smart_assets.catalogue.repository import Repository
-from smart_assets.errors import BodyTooLarge, Busy, ImageError, NoSpace, SmartAssetsError, no_space
+from smart_assets.errors import (
+    BodyTooLarge,
+    Busy,
+    CatalogueUnavailable,
+    ImageError,
+    NoSpace,
+    SmartAssetsError,
+    no_space,
+)
 from smart_assets.imaging.jobs import RenderJob, RenderResult, Rendition, RenditionFailure
 from smart_assets.imaging.probe import ImageInfo, Limits, probe
 from smart_assets.imaging.sizes import RenderOptions, Size, output_format, variant_name
@@ -251,15 +259,20 @@ class Uploads:
         with self._lease.claim() as claim:
             for draft in drafts:
                 draft.intent = draft.record = replace(draft.record, lease=claim)
+            intended = False
             try:
                 intents = [draft.intent for draft in drafts]
                 with observability.UPLOAD_STAGE_SECONDS.labels("intend").time():
                     await self._database.write(lambda catalogue: catalogue.insert_pending(intents))
+                intended = True
                 failures = await self._make_all(backend, drafts, options)
                 with observability.UPLOAD_STAGE_SECONDS.labels("close").time():
                     await self._database.write(lambda catalogue: close(catalogue, failures))
-            except BaseException:
-                await asyncio.shield(self._undo(drafts))
+            except BaseException as error:
+                # A catalogue that did not take the intent would only keep the caller waiting for its undoing as well.
+                # Should the row be there after all, its claim is given up, and `maintenance.reconcile` removes it.
+                if intended or not isinstance(error, CatalogueUnavailable):
+                    await asyncio.shield(self._undo(drafts))
                 raise
             failed = [draft for draft in drafts if draft.record.id in failures]
             if failed:

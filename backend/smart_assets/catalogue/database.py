@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from sqlalchemy import Engine, create_engine, event
@@ -52,6 +53,7 @@ class Database:
     def __init__(self, engine: Engine) -> None:
         """Use `open` where the schema may have to be made first."""
         self._engine = engine
+        self._file = _file_of(engine)
         self._writing = engine.execution_options(smart_assets_writes=True)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="catalogue-write")
         self._readers = Threads("catalogue-read", READERS)
@@ -117,6 +119,9 @@ class Database:
         return True
 
     def _run(self, engine: Engine, work: Callable[[Repository], Result]) -> Result:
+        # SQLite goes on with a file that was removed under it; what is committed there nobody else will ever see.
+        if _file_of(engine) != self._file:
+            raise CatalogueUnavailable("the catalogue's file is gone, or another; try again")
         try:
             with engine.begin() as connection:
                 return work(Repository(connection))
@@ -131,6 +136,15 @@ class Database:
         await self._readers.run(self._engine.dispose)
         self._writer.shutdown(wait=False)
         self._readers.close()
+
+
+def _file_of(engine: Engine) -> tuple[int, int] | None:
+    """Which file the database is just now; None where there is none."""
+    try:
+        status = Path(engine.url.database or "").stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def create_sqlite_engine(url: str) -> Engine:

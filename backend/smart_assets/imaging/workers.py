@@ -17,6 +17,7 @@ from concurrent.futures import CancelledError, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from types import SimpleNamespace
 
 import anyio
 import pebble
@@ -33,11 +34,17 @@ from smart_assets.threads import Threads
 
 logger = logging.getLogger(__name__)
 
+_FORK_SERVER_GONE = 255
+"""What `multiprocessing` says of a worker whose fork server cannot tell any more how it ended."""
+
 _MiB = 1024 * 1024
 
 # A worker in libvips' C code hears no Python signal handler, and ours ignore SIGTERM anyway (see `worker_process`):
 # waiting between SIGTERM and SIGKILL would only hold up the pool's other jobs.
 pebble.CONSTS.term_timeout = 0
+
+# It measures how long a job takes by the wall clock: set forward, that would end every job there is; set back, none.
+vars(pebble.pool.process)["time"] = SimpleNamespace(time=time.monotonic, sleep=time.sleep)
 
 
 class RenderPool:
@@ -111,7 +118,8 @@ class RenderPool:
         except TimeoutError:
             raise CorruptImage(f"making the sizes took longer than {timeout:g} seconds") from None
         except pebble.ProcessExpired as error:
-            if error.exitcode == -signal.SIGKILL:  # an operator, or the kernel for want of memory
+            # An operator, or the kernel for want of memory: it may have met the fork server instead.
+            if error.exitcode in {-signal.SIGKILL, _FORK_SERVER_GONE}:
                 raise Busy("the worker was stopped from outside while it rendered the image") from error
             raise CorruptImage("the image crashed its decoder") from error
         except BrokenProcessPool as error:
@@ -166,7 +174,14 @@ class _PoolBroken(Exception):
 def _new_pool(settings: ImagingSettings) -> pebble.ProcessPool:
     # Forking this process would hand its threads' locks to the child; the fork server has none.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pebble", "smart_assets.imaging.render", "smart_assets.imaging.worker_process"])
+    context.set_forkserver_preload(
+        [
+            "smart_assets.imaging.fork_server",
+            "pebble",
+            "smart_assets.imaging.render",
+            "smart_assets.imaging.worker_process",
+        ]
+    )
     pool = pebble.ProcessPool(
         max_workers=settings.workers,
         initializer=worker_process.prepare,

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
@@ -94,13 +94,20 @@ class Reconciler:
         self._watch = LeaseWatch(lease_seconds)
         self._after: UUID | None = None
         self._put_off: dict[UUID, tuple[float, float]] = {}
+        self._at_work: dict[str, asyncio.Task[int]] = {}
         self._taken_over: dict[UUID, tuple[AssetRecord, int]] = {}
 
     async def run(self) -> None:
         """Beat and look around, four times in a lease's length, each in its own time: a slow storage stops no beat."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._repeat("lease", self._beat))
-            group.create_task(self._repeat("reconcile", self.pass_once))
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._repeat("lease", self._beat))
+                group.create_task(self._repeat("reconcile", self.pass_once))
+        finally:
+            for task in self._at_work.values():
+                task.cancel()
+            if self._at_work:
+                await asyncio.wait(self._at_work.values())
 
     async def _repeat(self, name: str, work: Callable[[], Awaitable[object]]) -> None:
         """Do `work` again and again. What fails is logged and counted, and tried again."""
@@ -125,17 +132,10 @@ class Reconciler:
         from_the_first = self._after is None
         beats, living, abandoned = await self._database.read(self._look)
         self._after = abandoned[-1].id if len(abandoned) == BATCH else None
-        settled = 0
-        for record in abandoned:
-            # The claims held may have grown since the rows were read.
-            if record.lease not in self._lease.held and self._is_due(record):
-                done = await self._settle(record)
-                self._put_off_or_forget(record, done=done)
-                settled += done
+        settled = await self._settle_side_by_side(abandoned)
         if from_the_first and self._after is None:  # all there are: the others were settled elsewhere
             there = {record.id for record in abandoned}
             self._put_off = {asset_id: due for asset_id, due in self._put_off.items() if asset_id in there}
-        await self._recheck()
         await self._free_keys(living)
         if dead := {lease: beat for lease, beat in beats.items() if lease not in living}:
             await self._database.write(lambda catalogue: catalogue.drop_leases(dead))
@@ -150,6 +150,37 @@ class Reconciler:
             own_lease=self._lease.id, held=self._lease.held, living=living, after=self._after, limit=BATCH
         )
         return beats, living, abandoned
+
+    async def _settle_side_by_side(self, abandoned: Sequence[AssetRecord]) -> int:
+        """Settle rows, those of each storage in a task of its own: one that hangs holds up nobody else's.
+
+        Waits for no task longer than until the next pass; it goes on, and until it has ended its storage gets no other.
+        """
+        by_storage: dict[str, list[AssetRecord]] = {record.storage: [] for record, _ in self._taken_over.values()}
+        for record in abandoned:
+            by_storage.setdefault(record.storage, []).append(record)
+        begun = []
+        for storage, records in by_storage.items():
+            if storage not in self._at_work:
+                task = self._at_work[storage] = asyncio.create_task(self._settle_storage(storage, records))
+                begun.append(task)
+        if begun:
+            await asyncio.wait(begun, timeout=self._interval)
+        return sum(task.result() for task in begun if task.done())
+
+    async def _settle_storage(self, storage: str, records: Sequence[AssetRecord]) -> int:
+        try:
+            settled = 0
+            for record in records:
+                # The claims held may have grown since the rows were read.
+                if record.lease not in self._lease.held and self._is_due(record):
+                    done = await self._settle(record)
+                    self._put_off_or_forget(record, done=done)
+                    settled += done
+            await self._recheck(storage)
+            return settled
+        finally:
+            del self._at_work[storage]
 
     async def _free_keys(self, living: set[str]) -> None:
         """Free the keys of requests that died, and forget those that were kept long enough."""
@@ -177,9 +208,11 @@ class Reconciler:
         # Not all at once, where a storage has been away and many rows wait for it.
         self._put_off[record.id] = (delay, time.monotonic() + delay * random.uniform(0.5, 1))  # noqa: S311
 
-    async def _recheck(self) -> None:
+    async def _recheck(self, storage: str) -> None:
         """Look again at rows taken over from processes that may only have been stopped."""
         for asset_id, (record, left) in list(self._taken_over.items()):
+            if record.storage != storage:
+                continue
             if left:
                 self._taken_over[asset_id] = (record, left - 1)
             else:

@@ -182,7 +182,7 @@ class StorageBackend(ABC):
                 self._need("create_if_absent", "telling which of two writers came first")
             try:
                 written = await self._put(key, source, content_type=content_type, give_away=give_away)
-            except Exception as error:
+            except BaseException as error:
                 self._note_late_write(key, error)
                 raise
             if written.size != size:
@@ -288,6 +288,9 @@ class StorageBackend(ABC):
                 return await self._move(key, target)
             except ObjectNotFound:
                 return await self._stat(target)
+            except BaseException as error:
+                self._note_late_write(target, error)
+                raise
 
     async def cleanup_failed_assets(self, keys: Iterable[str]) -> tuple[str, ...]:
         """Remove whatever is there of `keys`, as well as can be done now.
@@ -312,7 +315,7 @@ class StorageBackend(ABC):
             self._check_key(key)
             with self._call("cleanup", key):
                 await self._discard(key)
-            if self._may_still_land(key):
+            if self.may_still_land(key):
                 logger.info(
                     "a write may still land: it is removed again later", extra={"storage": self.name, "key": key}
                 )
@@ -328,15 +331,20 @@ class StorageBackend(ABC):
             return False
         return True
 
-    def _note_late_write(self, key: str, error: Exception) -> None:
+    def _note_late_write(self, key: str, error: BaseException | None) -> None:
         """Remember a write that failed without an answer, so that cleaning up after it goes on for long enough."""
+        if isinstance(error, asyncio.CancelledError):
+            error = error.__cause__
+        if not isinstance(error, Exception):
+            return
         translated = error if isinstance(error, StorageError) else self._translate(error, key)
         if self.late_write_seconds and isinstance(translated, StorageUnavailable):
             now = time.monotonic()
             self._late_writes = {late: until for late, until in self._late_writes.items() if now < until}
             self._late_writes[key] = now + self.late_write_seconds
 
-    def _may_still_land(self, key: str) -> bool:
+    def may_still_land(self, key: str) -> bool:
+        """Whether a write to `key` was never answered, so short a time ago that it may still arrive."""
         until = self._late_writes.get(key)
         if until is not None and time.monotonic() >= until:
             del self._late_writes[key]
