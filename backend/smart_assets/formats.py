@@ -5,6 +5,7 @@ Bytes decide; a filename or a declared content type never does.
 
 from __future__ import annotations
 
+import base64
 import re
 from dataclasses import dataclass
 from enum import StrEnum
@@ -52,6 +53,11 @@ class ImageFormat(StrEnum):
         """The format of an extension that `extension` gave; KeyError for any other."""
         return _BY_EXTENSION[extension]
 
+
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+"""A PNG of one pixel: what is written where something has to be, and some storages take nothing but images."""
 
 _BY_EXTENSION = {image_format.extension: image_format for image_format in ImageFormat}
 

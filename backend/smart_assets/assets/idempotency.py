@@ -154,12 +154,13 @@ class Idempotency:
             catalogue.free_key(known)
             known = None
         if known is None:
-            catalogue.claim_key(record)
+            if not catalogue.claim_key(record):  # another process was faster
+                raise _in_progress()
             return record
         if known.request != record.request:
             raise IdempotencyConflict("this Idempotency-Key was used for another request")
         if known.outcome is None:
-            raise IdempotencyInProgress("the first request under this Idempotency-Key still runs; try again")
+            raise _in_progress()
         return known
 
     def _is_free(self, known: KeyRecord, now: datetime) -> bool:
@@ -177,6 +178,10 @@ class Idempotency:
             # It stays under a claim that nobody holds: whoever wants it next, or `maintenance.reconcile`, frees it.
             observability.BACKGROUND_FAILURES.labels("free_idempotency_key").inc()
             logger.exception("could not free an idempotency key", extra={"owner": record.owner})
+
+
+def _in_progress() -> IdempotencyInProgress:
+    return IdempotencyInProgress("the first request under this Idempotency-Key still runs; try again")
 
 
 def _told(outcome: UploadedAsset | Failure) -> JsonObject:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sqlite3
-from base64 import b64decode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass, field, replace
@@ -24,6 +23,7 @@ from smart_assets.assets.together import all_or_first_error
 from smart_assets.catalogue.database import Database
 from smart_assets.catalogue.models import AssetRecord, AssetState
 from smart_assets.catalogue.repository import Repository
+from smart_assets.formats import PIXEL, ImageFormat
 from smart_assets.scratch import ScratchDirectory
 from smart_assets.storage.base import StorageBackend, StoredObject
 from smart_assets.storage.errors import ObjectExists, ObjectNotFound, StorageError
@@ -37,11 +37,6 @@ _MARKERS: Final = "smart-assets/catalogue-"
 _OURS: Final = tuple(f"{visibility}/" for visibility in Visibility)
 _PAGE: Final = 500
 _AT_ONCE: Final = 8
-
-# What marks a storage has to be an image: some take nothing else.
-_PIXEL: Final = b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-)
 
 Problem = Literal["orphan", "missing", "size", "hash", "unreadable"]
 Progress = Callable[[str, int, int | None], None]
@@ -129,7 +124,7 @@ class Marker:
 
     async def _set(self, key: str) -> None:
         with suppress(ObjectExists):
-            await self._backend.upload(key, _PIXEL, content_type="image/png")
+            await self._backend.upload(key, PIXEL, content_type=ImageFormat.PNG.media_type)
 
 
 def _marker(catalogue: UUID, runs: int) -> str:

@@ -17,7 +17,6 @@ import json
 import re
 import threading
 import time
-from base64 import b64decode
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -36,7 +35,7 @@ from pydantic import SecretStr
 
 from smart_assets.disposition import MAX_CHARACTERS, cut_filename
 from smart_assets.expiry import Validity
-from smart_assets.formats import ImageFormat
+from smart_assets.formats import PIXEL, ImageFormat
 from smart_assets.settings import CloudinarySettings, Settings
 from smart_assets.storage.base import (
     LATE_WRITE_SECONDS,
@@ -82,10 +81,6 @@ _PAGE: Final = 500  # the most the Admin API lists at once
 _READ_SECONDS: Final = 3600
 _MAY_LAND_SECONDS: Final = LATE_WRITE_SECONDS
 _BUSY: Final = {408, 420, 423, 425, 429}
-
-_PIXEL: Final = b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-)
 
 # What an address may end with to say which format is to be delivered.
 _FORMATS: Final = {image_format.extension for image_format in ImageFormat} | {"jpeg"}
@@ -328,8 +323,8 @@ class CloudinaryStorage(StorageBackend):
         name = f"smart-assets-check-{uuid4()}/pixel.png"
         private, public = f"{Visibility.PRIVATE}/{name}", f"{Visibility.PUBLIC}/{name}"
         try:
-            await self._put(private, _PIXEL, content_type=ImageFormat.PNG.media_type, give_away=False)
-            if b"".join([piece async for piece in self._read(private, 0, None)]) != _PIXEL:
+            await self._put(private, PIXEL, content_type=ImageFormat.PNG.media_type, give_away=False)
+            if b"".join([piece async for piece in self._read(private, 0, None)]) != PIXEL:
                 raise StorageError(f"{self.name} gives back other bytes than were written")
             if await self._status_for_strangers(self._address(private)) < httpx.codes.BAD_REQUEST:
                 raise StorageError(f"{self.name} gives private images to strangers: restrict `authenticated` delivery")
