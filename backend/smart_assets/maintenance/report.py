@@ -23,7 +23,7 @@ def as_json(reports: Sequence[Report]) -> str:
 
 def print_tables(reports: Sequence[Report], console: Console) -> None:
     """The figures of each storage, then what is wrong: the first of each."""
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
     for heading in ("storage", "objects", "bytes", "assets", "half done", "orphans", "missing", "damaged", "foreign"):
         table.add_column(heading, justify="left" if heading == "storage" else "right", no_wrap=True)
     for report in reports:
