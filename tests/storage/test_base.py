@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
-from smart_assets.storage.base import StorageBackend, StoredObject
+from smart_assets.storage.base import StorageBackend, StoredObject, check_key
 from smart_assets.storage.errors import ObjectExists, StorageUnavailable
 from smart_assets.storage.memory import MemoryStorage
 from smart_assets.threads import Threads
+from smart_assets.visibility import Visibility
 from tests.contracts.storage import PNG, image, listed
-from tests.staging import FaultyStorage
+from tests.staging import DistantStorage, FaultyStorage
 
 KEY = "private/a.png"
 
@@ -83,3 +87,26 @@ async def test_a_call_that_waits_too_long_for_its_turn_is_unavailable_and_never_
     assert await first is False
     assert await storage.exists(KEY) is False, "it works again"
     storage.calling.close()
+
+
+class AgedStorage(DistantStorage):
+    """One whose clock says that everything in it was written a while ago."""
+
+    age = timedelta()
+
+    async def _list(self, prefix: str) -> AsyncGenerator[StoredObject, None]:
+        async for record in super()._list(prefix):
+            assert record.modified is not None
+            yield replace(record, modified=record.modified - self.age)
+
+
+async def test_what_a_check_left_that_was_killed_is_removed_by_a_later_one_and_nothing_else() -> None:
+    storage = AgedStorage()
+    left = {check_key(visibility) for visibility in Visibility}
+    for key in {*left, KEY}:
+        await storage.upload(key, image(), content_type=PNG)
+    await storage.check()
+    assert set(await listed(storage, "")) == {*left, KEY}, "another process may be checking just now"
+    storage.age = timedelta(hours=2)
+    await storage.check()
+    assert set(await listed(storage, "")) == {KEY}

@@ -117,8 +117,10 @@ class Callers:
         if answer.status_code == 201:
             told = answer.json()
             ids = [asset["id"] for asset in (told["assets"] if upload.batch else [told])]
-        if upload.answer is not Answer.NONE and ids != [asset.id for asset in upload.assets]:
-            self.strange.append(f"{upload.tag}: two answers to one request do not agree")
+        if upload.answer is not Answer.NONE:
+            # The second answer to the same request: meanwhile somebody may have changed what the first one made.
+            if ids != [asset.id for asset in upload.assets]:
+                self.strange.append(f"{upload.tag}: two answers to one request do not agree")
         elif ids:
             upload.made(ids)
         else:

@@ -76,6 +76,7 @@ from smart_assets.storage.base import (
     Source,
     StorageBackend,
     StoredObject,
+    check_key,
     pieces,
 )
 from smart_assets.storage.errors import (
@@ -417,7 +418,7 @@ class AzureStorage(StorageBackend):
 
     def _probe(self) -> None:
         for visibility in Visibility:
-            key = f"{visibility}/smart-assets-check/{uuid4().hex}"
+            key = check_key(visibility)
             data = key.encode()
             try:
                 self._put_whole(key, _Write(self._blob(key)), data, "text/plain")

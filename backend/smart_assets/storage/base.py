@@ -14,9 +14,10 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, Protocol
+from uuid import uuid4
 
 from smart_assets import observability
 from smart_assets.expiry import Validity
@@ -57,6 +58,14 @@ TURN_SECONDS: Final = 10
 
 LATE_WRITE_SECONDS: Final = 60
 """What backends behind a network have as `late_write_seconds`."""
+
+_CHECKS: Final = "smart-assets-check/"
+_LONGEST_CHECK: Final = timedelta(hours=1)
+
+
+def check_key(visibility: Visibility) -> str:
+    """A key of its own for an object that a check of a storage writes, and removes again."""
+    return f"{visibility}/{_CHECKS}{uuid4().hex}"
 
 
 @dataclass(frozen=True)
@@ -367,6 +376,7 @@ class StorageBackend(ABC):
         """
         with self._call("check", None):
             await self._check()
+            await self._remove_old_checks()
 
     async def ping(self) -> None:
         """Whether the backend answers; cheap enough to be asked every few seconds."""
@@ -434,6 +444,17 @@ class StorageBackend(ABC):
     @abstractmethod
     def _translate(self, error: Exception, key: str | None) -> StorageError | None:
         """The error of ours for what a vendor's SDK, or the system, raised; None where it is a bug."""
+
+    async def _remove_old_checks(self) -> None:
+        """Remove what checks wrote whose processes were killed before they had removed it."""
+        if self.capabilities.at_hand or not self.capabilities.persistent:
+            return
+        old = datetime.now(UTC) - _LONGEST_CHECK
+        for visibility in Visibility:
+            async with aclosing(self._list(f"{visibility}/{_CHECKS}")) as records:
+                left = [record.key async for record in records if record.modified is not None and record.modified < old]
+            for key in left:
+                await self._delete(key)
 
     # ── How they are held together ──────────────────────────────────────────────────────────────────────────────────
 

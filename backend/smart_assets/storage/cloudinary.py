@@ -45,6 +45,7 @@ from smart_assets.storage.base import (
     Source,
     StorageBackend,
     StoredObject,
+    check_key,
     pieces,
 )
 from smart_assets.storage.errors import (
@@ -58,7 +59,7 @@ from smart_assets.storage.errors import (
     Unsupported,
     WriteNotVerified,
 )
-from smart_assets.storage.keys import Visibility, validate_key, visibility_of
+from smart_assets.storage.keys import Visibility, validate_key, visibility_of, with_visibility
 from smart_assets.threads import Threads, cancelled_since_now
 
 try:
@@ -320,8 +321,8 @@ class CloudinaryStorage(StorageBackend):
                 await self._expect_success(response)
 
     async def _check(self) -> None:
-        name = f"smart-assets-check-{uuid4()}/pixel.png"
-        private, public = f"{Visibility.PRIVATE}/{name}", f"{Visibility.PUBLIC}/{name}"
+        private = f"{check_key(Visibility.PRIVATE)}.png"
+        public = with_visibility(private, Visibility.PUBLIC)
         try:
             await self._put(private, PIXEL, content_type=ImageFormat.PNG.media_type, give_away=False)
             if b"".join([piece async for piece in self._read(private, 0, None)]) != PIXEL:
@@ -340,6 +341,9 @@ class CloudinaryStorage(StorageBackend):
                 raise StorageError(f"{self.name} does not find what it has just moved")
         finally:
             await self.cleanup_failed_assets([private, public])
+
+    async def _remove_old_checks(self) -> None:
+        """Nothing: listing is rationed here, and `reconcile` lists what was left."""
 
     # ── Addresses ───────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -46,6 +46,7 @@ from smart_assets.storage.base import (
     Source,
     StorageBackend,
     StoredObject,
+    check_key,
 )
 from smart_assets.storage.errors import (
     InvalidKey,
@@ -369,9 +370,9 @@ class GcsStorage(StorageBackend):
     # ── Checking ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _check(self) -> None:
-        name, data = f"smart-assets-check-{uuid4()}", uuid4().bytes
+        data = uuid4().bytes
         for visibility in Visibility:
-            key = f"{visibility}/{name}"
+            key = check_key(visibility)
             try:
                 await self._threads.run(partial(self._write, key, data, "application/octet-stream"))
                 await self._check_object(key, data)

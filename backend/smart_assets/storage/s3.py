@@ -46,6 +46,7 @@ from smart_assets.storage.base import (
     Source,
     StorageBackend,
     StoredObject,
+    check_key,
 )
 from smart_assets.storage.errors import (
     InvalidKey,
@@ -703,7 +704,7 @@ class S3Storage(StorageBackend):
 
     def _try_server(self) -> _Server:
         """Try what the server does with conditions and checksums, on an object that is removed again."""
-        key = f"private/smart-assets-probe-{uuid4()}"
+        key = check_key(Visibility.PRIVATE)
         client, place, condition = self._client(), self._place(key), _if_absent(True)
         put = partial(
             client.put_object,
@@ -748,11 +749,9 @@ class S3Storage(StorageBackend):
     def _check_as_set_up(self) -> None:
         settings = self._settings
         self._check_region()
-        self._check_object(f"private/smart-assets-check-{uuid4()}", is_open=False)
+        self._check_object(check_key(Visibility.PRIVATE), is_open=False)
         if settings.public_access != "none" or settings.public_bucket is not None:
-            self._check_object(
-                f"{_PUBLIC}smart-assets-check-{uuid4()}", is_open=True if settings.public_access != "none" else None
-            )
+            self._check_object(check_key(Visibility.PUBLIC), is_open=True if settings.public_access != "none" else None)
 
     def _check_region(self) -> None:
         """The SDK follows a bucket to its region; a signed URL cannot."""
