@@ -49,24 +49,24 @@ $(VENV)/live.stamp: requirements/live.txt tests/live/package-lock.json $(VENV)/d
 serve: $(VENV)/serve.stamp $(ON_DEMAND:%=$(VENV)/extra-%.stamp) ## Run the service on this machine: local disk, SQLite, http://127.0.0.1:8000
 	@exec $(BIN)/smart-assets serve
 
-# What needs servers, or kills and starves the service for minutes, has targets of its own.
-ELSEWHERE := --ignore=tests/live --ignore=tests/faults --ignore=tests/test_torture.py --ignore=tests/test_load.py
+# What starves the service and kills it takes as long as all the rest together: a change is checked with it.
+HARM := tests/faults tests/test_torture.py tests/test_load.py
 
-test: $(VENV)/dev.stamp ## Run the tests
-	@$(BIN)/pytest -n auto -q $(ELSEWHERE)
+test: $(VENV)/dev.stamp ## Run the tests, but for those that starve the service and kill it
+	@$(BIN)/pytest -n auto -q --ignore=tests/live $(HARM:%=--ignore=%)
 
 check: $(VENV)/dev.stamp ## Run everything a change must pass: formatting, lint, types, import rules, documents, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n auto $(ELSEWHERE)
+	$(BIN)/pytest -n auto --dist worksteal --ignore=tests/live
 
 live: $(VENV)/live.stamp ## Run the storage contract, and uploads over HTTP, against real servers
 	$(BIN)/pytest -n auto --contract-summary tests/live tests/storage
 
 torture: $(VENV)/live.stamp ## Starve the service, kill it hundreds of times, on disk and on S3, then ten minutes of load
-	$(BIN)/pytest -n auto tests/faults tests/test_torture.py tests/test_load.py
+	$(BIN)/pytest -n auto $(HARM)
 	$(BIN)/python -m tests.torture --kills 300
 	$(BIN)/python -m tests.torture --kills 300 --processes 2
 	$(BIN)/python -m tests.torture --kills 100 --storage s3

@@ -190,6 +190,11 @@ class CloudinaryFake:
         """The next call of that action goes wrong like that."""
         self._faults.append((action, fault))
 
+    @property
+    def left_to_fail(self) -> int:
+        """How many of the faults staged have met no call yet."""
+        return len(self._faults)
+
     async def has_hung_up(self) -> None:
         """Wait until nobody is connected any more, and what that took of this process is given back."""
         assert self.server is not None

@@ -54,7 +54,7 @@ class Service:
 
     def temporary_files(self) -> list[Path]:
         """What lies in the temporary folder."""
-        return [path for path in (self.data_dir / "tmp").rglob("*") if path.is_file()]
+        return [path for path in (self.data_dir / "tmp").rglob("*") if path.is_file() and path.name != "rendering"]
 
     async def rows(self) -> list[tuple[str, str]]:
         """Id and state of every row, the unsettled ones too."""

@@ -9,10 +9,11 @@ import os
 import secrets
 import sqlite3
 from asyncio import gather
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from pkgutil import resolve_name
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -50,31 +51,38 @@ def say(what: str, tally: Tally) -> None:
             file.write(f"Crash safety, {line}\n\n")
 
 
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """With a shorter name than `tmp_path`: the workers' socket is in the data directory only where that has room."""
+    with TemporaryDirectory(prefix="torture-") as name:
+        yield Path(name)
+
+
 # ── Killing ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_killed_at_any_step_it_leaves_each_asset_whole_or_gone(tmp_path: Path) -> None:
+async def test_killed_at_any_step_it_leaves_each_asset_whole_or_gone(folder: Path) -> None:
     tally = Tally()
-    await Grounds(tmp_path, YARDS).play(tally, HERE)
+    await Grounds(folder, YARDS).play(tally, HERE)
     say(f"{len(tally.reached)} named steps", tally)
     assert tally.findings == []
     assert tally.reached == {step.name for step in HERE}
 
 
-async def test_what_a_killed_process_leaves_is_finished_by_another_that_shares_its_data(tmp_path: Path) -> None:
+async def test_what_a_killed_process_leaves_is_finished_by_another_that_shares_its_data(folder: Path) -> None:
     tally = Tally()
-    await Grounds(tmp_path, YARDS // 2, has_heirs=True).play(tally, [NAMED[name] for name in sorted(FOR_AN_HEIR)])
+    await Grounds(folder, YARDS // 2, has_heirs=True).play(tally, [NAMED[name] for name in sorted(FOR_AN_HEIR)])
     say(f"{len(tally.reached)} named steps, beside a process that lives on", tally)
     assert tally.findings == []
     assert tally.reached == FOR_AN_HEIR
 
 
-async def test_killed_at_random_moments_it_leaves_each_asset_whole_or_gone(tmp_path: Path) -> None:
+async def test_killed_at_random_moments_it_leaves_each_asset_whole_or_gone(folder: Path) -> None:
     seed, tally = secrets.randbits(32), Tally()
     print(f"seed {seed}")
     await gather(
-        Grounds(tmp_path / "alone", YARDS // 2).storm(tally, KILLS // 2, seed),
-        Grounds(tmp_path / "beside", YARDS // 2, has_heirs=True).storm(tally, KILLS // 2, seed + 1),
+        Grounds(folder / "alone", YARDS // 2).storm(tally, KILLS // 2, seed),
+        Grounds(folder / "beside", YARDS // 2, has_heirs=True).storm(tally, KILLS // 2, seed + 1),
     )
     say(f"random moments, seed {seed}", tally)
     assert tally.findings == []

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -118,6 +119,7 @@ def _run_server(settings: Settings) -> None:
 
     async def run() -> None:
         async with app.router.lifespan_context(app):
+            _keep_temporary_files(app.state.runtime.temporary_dir)
             server = uvicorn.Server(config)
             # The server takes these over while it runs and raises them again at its end: by then they have done
             # their work, and what was opened is still to be closed.
@@ -130,6 +132,13 @@ def _run_server(settings: Settings) -> None:
 
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(run())
+
+
+def _keep_temporary_files(directory: Path) -> None:
+    """Have everybody's temporary files where they are removed even if this process is killed."""
+    # multiprocessing keeps a socket there, `pymp-…/listener-…`, and an address has no more room (unix(7)).
+    if len(os.fsencode(directory.absolute())) + 40 < 108:
+        tempfile.tempdir = str(directory.absolute())
 
 
 def _welcome(settings: Settings, port: int) -> None:

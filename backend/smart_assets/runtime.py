@@ -26,6 +26,7 @@ from smart_assets.assets.uploads import Uploads
 from smart_assets.catalogue.database import Database
 from smart_assets.catalogue.repository import Repository
 from smart_assets.errors import ConfigurationError
+from smart_assets.imaging.budget import MemoryBudget
 from smart_assets.imaging.sizes import check_presets
 from smart_assets.imaging.workers import RenderPool
 from smart_assets.maintenance.reconcile import Reconciler
@@ -83,7 +84,9 @@ async def running(settings: Settings, *, serves: bool = True) -> AsyncIterator[R
         remote = await _open_storages(storages, database, settings.default_storage) if serves else []
         own_scratch = ScratchDirectory(settings.temporary_dir)
         closing.callback(own_scratch.close)
-        renderer = RenderPool(settings.imaging)
+        budget = MemoryBudget(settings.imaging.memory_budget_bytes, own_scratch.path)
+        closing.callback(budget.close)
+        renderer = RenderPool(settings.imaging, budget)
         closing.push_async_callback(renderer.close)
         settling = Settling(database, storages, lease)
         signer = UrlSigner.from_settings(settings, own_scratch.path)

@@ -49,11 +49,22 @@ def sweep(parent: Path) -> int:
     return removed
 
 
-def _locked(path: Path) -> int:
+def is_in_use(directory: Path) -> bool:
+    """Whether the process a directory belongs to lives."""
+    try:
+        os.close(_locked(directory, fcntl.LOCK_SH))
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _locked(path: Path, kind: int = fcntl.LOCK_EX) -> int:
     """A descriptor that locks the directory; BlockingIOError where another has it."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
         raise

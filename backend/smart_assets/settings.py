@@ -9,6 +9,7 @@ import difflib
 import ipaddress
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -66,6 +67,15 @@ class PolicySettings(_Group):
     )
 
 
+def _memory_bytes() -> int:
+    """The memory there is for the service: the machine's, or what its container may take of it."""
+    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # no such file, or no limit
+            found = min(found, int(Path(limit).read_text()))
+    return found
+
+
 class ImagingSettings(_Group):
     """The workers that decode and encode."""
 
@@ -74,12 +84,15 @@ class ImagingSettings(_Group):
     )
     timeout_seconds: float = Field(60, gt=0, description="Longest time one image's sizes may take.")
     memory_budget_bytes: int = Field(
-        1024 * MiB,
+        default_factory=lambda: min(1024 * MiB, _memory_bytes() // 2),
         ge=64 * MiB,
-        description="Memory all images in work may take together, by estimate; past it a request waits.",
+        description="Memory all images in work on a machine may take together, by estimate; past it a request waits. "
+        "By default 1 GiB, or half of the machine's (the container's) memory where that is less.",
     )
     worker_memory_bytes: int = Field(
-        2048 * MiB, ge=256 * MiB, description="Memory one worker may take before its job fails."
+        default_factory=lambda: min(2048 * MiB, _memory_bytes() // 2),
+        ge=256 * MiB,
+        description="Memory one worker may take before its job fails. By default 2 GiB, or half of what there is.",
     )
     wait_seconds: float = Field(
         15, ge=0, description="How long a request waits for its turn before it is answered `busy`."

@@ -249,7 +249,7 @@ def objects(data: Path) -> dict[str, Path]:
 
 def temporary_files(data: Path) -> list[str]:
     """What lies in the temporary folder."""
-    return sorted(path.name for path in (data / "tmp").rglob("*") if path.is_file())
+    return sorted(path.name for path in (data / "tmp").rglob("*") if path.is_file() and path.name != "rendering")
 
 
 def leaves_nothing(data: Path) -> bool:

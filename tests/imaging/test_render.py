@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from PIL import Image, ImageChops, ImageCms, ImageDraw, ImageOps, ImageStat
 
 from smart_assets.errors import CorruptImage, TooManyPixels
 from smart_assets.formats import ImageFormat, sniff
+from smart_assets.imaging.budget import MemoryBudget
 from smart_assets.imaging.info import ImageInfo, Limits
 from smart_assets.imaging.jobs import RenderJob, RenderResult, Rendition, RenditionFailure
 from smart_assets.imaging.placeholder import placeholder
@@ -30,9 +32,10 @@ JPEG, PNG, WEBP, GIF, AVIF = ImageFormat.JPEG, ImageFormat.PNG, ImageFormat.WEBP
 
 
 @pytest.fixture(scope="module")
-def render_job() -> Iterator[Callable[[RenderJob], RenderResult]]:
-    with start_blocking_portal() as portal:
-        pool = RenderPool(ImagingSettings(workers=1))
+def render_job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[RenderJob], RenderResult]]:
+    settings, directory = ImagingSettings(workers=1), tmp_path_factory.mktemp("budget")
+    with start_blocking_portal() as portal, closing(MemoryBudget(settings.memory_budget_bytes, directory)) as budget:
+        pool = RenderPool(settings, budget)
         yield lambda job: portal.call(pool.render, job)
         portal.call(pool.close)
 

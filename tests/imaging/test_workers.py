@@ -10,8 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import anyio
 import pytest
@@ -22,10 +23,12 @@ from prometheus_client import REGISTRY
 
 from smart_assets.errors import Busy, CorruptImage, SmartAssetsError, TooManyPixels
 from smart_assets.formats import ImageFormat
+from smart_assets.imaging.budget import MemoryBudget
 from smart_assets.imaging.info import ImageInfo
 from smart_assets.imaging.jobs import RenderJob, Rendition
 from smart_assets.imaging.sizes import RenderOptions, Size, parse_sizes
 from smart_assets.imaging.workers import RenderPool, estimate_memory
+from smart_assets.scratch import ScratchDirectory
 from smart_assets.settings import ImagingSettings
 from tests import images
 
@@ -62,11 +65,16 @@ def slow(noise: Path, tmp_path: Path) -> MakeJob:
 
 @asynccontextmanager
 async def pool_of(**settings: float) -> AsyncIterator[RenderPool]:
-    pool = RenderPool(ImagingSettings(**{"workers": 1, **settings}))
-    try:
-        yield pool
-    finally:
-        await pool.close()
+    imaging = ImagingSettings(**{"workers": 1, **settings})
+    with (
+        TemporaryDirectory() as directory,
+        closing(MemoryBudget(imaging.memory_budget_bytes, Path(directory))) as budget,
+    ):
+        pool = RenderPool(imaging, budget)
+        try:
+            yield pool
+        finally:
+            await pool.close()
 
 
 def children() -> set[int]:
@@ -228,6 +236,7 @@ ORPHANS = """
 import asyncio, multiprocessing, sys
 from pathlib import Path
 from smart_assets.formats import ImageFormat
+from smart_assets.imaging.budget import MemoryBudget
 from smart_assets.imaging.info import ImageInfo
 from smart_assets.imaging.jobs import RenderJob
 from smart_assets.imaging.sizes import RenderOptions, Size
@@ -235,7 +244,7 @@ from smart_assets.imaging.workers import RenderPool
 from smart_assets.settings import ImagingSettings
 
 async def main(source, side, directory):
-    pool = RenderPool(ImagingSettings(workers=2))
+    pool = RenderPool(ImagingSettings(workers=2), MemoryBudget(2**30, directory))
     info, options = ImageInfo(ImageFormat.PNG, side, side), RenderOptions(format=ImageFormat.AVIF)
     sizes = (Size(20, None), *(Size(side - step, None) for step in range(20)))
     job = RenderJob(source, info, sizes, options, False, directory)
@@ -320,6 +329,25 @@ async def test_memory_of_all_jobs_together_stays_within_the_budget(quick: MakeJo
         await asyncio.gather(*running)
     assert seen <= {0, each}
     assert memory_in_use() == 0
+
+
+async def test_what_another_process_takes_of_the_budget_is_waited_for(quick: MakeJob, tmp_path: Path) -> None:
+    job = quick()
+    each = estimate_memory(job.info, job.sizes, job.options)
+    own, others = ScratchDirectory(tmp_path), ScratchDirectory(tmp_path)
+    with closing(MemoryBudget(each, own.path)) as budget, closing(MemoryBudget(each, others.path)) as other:
+        assert other.take(each)
+        pool = RenderPool(ImagingSettings(workers=1, wait_seconds=0.2), budget)
+        with pytest.raises(Busy):
+            await pool.render(job)
+        running = asyncio.ensure_future(pool.render(quick()))
+        await anyio.sleep(0)
+        other.give_back(each)
+        assert len((await running).renditions) == 2
+        assert other.take(each), "and is given back"
+        await pool.close()
+    own.close()
+    others.close()
 
 
 async def test_a_job_larger_than_the_whole_budget_runs_alone(quick: MakeJob, slow: MakeJob) -> None:

@@ -17,6 +17,7 @@ import anyio
 import cloudinary
 import httpx
 import pytest
+import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,6 +47,11 @@ from tests.wire import Wire
 def listening() -> Iterator[CloudinaryFake]:
     with cloudinary_fake() as fake:
         yield fake
+
+
+@pytest.fixture(autouse=True)
+def _no_time_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PAUSES", (0, 0))
 
 
 @pytest.fixture
@@ -748,11 +754,77 @@ async def test_whatever_is_answered_is_translated(
         "destroy": lambda: storage.delete(key),
         "resources": lambda: listed(storage, key),
     }
-    fake.stage(action, fault)
+    for _ in range(3):
+        fake.stage(action, fault)
     with pytest.raises(expected, match=words) as caught:
         await calls[action]()
     assert type(caught.value) is expected
     assert not re.search("://|<|127.0.0.1", caught.value.detail)
+
+
+@pytest.mark.parametrize(
+    ("fault", "is_tried_again"),
+    [
+        (Fault(status=500), True),
+        (Fault(status=503), True),
+        (Fault(status=502, page="<h1>Bad Gateway</h1>"), True),
+        (Fault(status=420), False),
+        (Fault(status=401), False),
+        (Fault(status=400), False),
+        (Fault(lost=True), False),  # it took its time, and would again
+    ],
+    ids=lambda value: f"{value.status}" if isinstance(value, Fault) else "",
+)
+@pytest.mark.parametrize("action", ["explicit", "rename", "destroy", "resources", "download"])
+async def test_what_may_pass_is_tried_again_where_that_does_no_harm(
+    make: Make, fake: CloudinaryFake, account: Account, action: Any, fault: Fault, is_tried_again: bool
+) -> None:
+    storage = make(timeout_seconds=0.3 if fault.lost else 10)
+    key = "private/a.png"
+    await storage.upload(key, image(), content_type=PNG)
+    calls: dict[str, Callable[[], Any]] = {
+        "explicit": lambda: storage.stat(key),
+        "rename": lambda: storage.set_visibility(key, Visibility.PUBLIC),
+        "destroy": lambda: storage.delete(key),
+        "resources": lambda: listed(storage, key),
+        "download": lambda: read(storage, key),
+    }
+    fake.stage(action, fault)
+    if is_tried_again:
+        await calls[action]()
+        assert fake.left_to_fail == 0
+    else:
+        fake.stage(action, fault)
+        with pytest.raises(StorageError):
+            await calls[action]()
+        assert fake.left_to_fail == 1
+
+
+async def test_an_upload_that_may_have_arrived_is_not_sent_again(
+    storage: CloudinaryStorage, fake: CloudinaryFake
+) -> None:
+    for _ in range(2):
+        fake.stage("upload", Fault(status=500))
+    with pytest.raises(StorageUnavailable):
+        await storage.upload("private/a.png", image(), content_type=PNG)
+    assert fake.left_to_fail == 1
+
+
+async def test_an_upload_that_found_nobody_is_sent_again(
+    make: Make, fake: CloudinaryFake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = make()
+    connect, attempts = urllib3.connection.HTTPConnection.connect, []
+
+    def refuse_twice(connection: urllib3.connection.HTTPConnection) -> None:
+        attempts.append(connection)
+        if len(attempts) < 3:
+            raise urllib3.exceptions.NewConnectionError(connection, "nobody is there")
+        connect(connection)
+
+    monkeypatch.setattr(urllib3.connection.HTTPConnection, "connect", refuse_twice)
+    await storage.upload("private/a.png", image(), content_type=PNG)
+    assert len(attempts) == 3
 
 
 async def test_a_key_that_is_taken_meanwhile_is_taken(storage: CloudinaryStorage, fake: CloudinaryFake) -> None:

@@ -19,7 +19,7 @@ from random import Random
 from tests.torture.audit import Audit, audit, is_settled
 from tests.torture.callers import SIZES, Callers, Unanswered, damaged, large, photo
 from tests.torture.ledger import Answer, Asset, Fate, Found, Ledger, Upload
-from tests.torture.places import Folder, Place
+from tests.torture.places import Folder, Place, files_below
 from tests.torture.process import START_SECONDS, Service, Starter, starter
 from tests.torture.scenes import REQUESTS, Stage
 from tests.torture.steps import NAMED, Remains, Scene, Step
@@ -81,6 +81,7 @@ class Yard:
         """Whether nothing was found yet."""
         self._folder = folder
         self._data_dir = folder / "data"
+        self._elsewhere = folder / "elsewhere"
         self._place = place
         self._tally = tally
         self._starter = starter
@@ -97,7 +98,9 @@ class Yard:
         return [service for service in self._services if service.lives]
 
     def _start(self, step: Step | None = None, *, armed: bool = False) -> Service:
-        settings = {"ASSETS_DATA_DIR": str(self._data_dir), **_SETTINGS, **self._place.settings}
+        self._elsewhere.mkdir(exist_ok=True)
+        own = {"ASSETS_DATA_DIR": str(self._data_dir), "TMPDIR": str(self._elsewhere)}
+        settings = {**own, **_SETTINGS, **self._place.settings}
         service = self._starter.start(self._folder / f"service-{len(self._services)}", settings, step, armed=armed)
         self._services.append(service)
         return service
@@ -174,6 +177,7 @@ class Yard:
         result = audit(self._data_dir, self._place, self._ledger, len(self._living))
         for service in self._services:
             result.leaked += [f"process {pid} runs on though its service is gone" for pid in service.left_running()]
+        result.leaked += [f"file {path}, outside the data directory" for path in files_below(self._elsewhere)]
         return result
 
     def _worth_a_look(self, about: Upload | Asset | None) -> list[Asset]:

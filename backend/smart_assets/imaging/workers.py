@@ -9,6 +9,7 @@ import asyncio
 import logging
 import math
 import multiprocessing
+import random
 import signal
 import time
 from collections import deque
@@ -26,6 +27,7 @@ from smart_assets import observability
 from smart_assets.errors import Busy, CorruptImage, TooManyPixels
 from smart_assets.formats import ImageFormat
 from smart_assets.imaging import worker_process
+from smart_assets.imaging.budget import MemoryBudget
 from smart_assets.imaging.info import ImageInfo
 from smart_assets.imaging.jobs import RenderJob, RenderResult
 from smart_assets.imaging.sizes import RenderOptions, Size, keeps_animation, output_format, target_geometry
@@ -38,6 +40,7 @@ _FORK_SERVER_GONE = 255
 """What `multiprocessing` says of a worker whose fork server cannot tell any more how it ended."""
 
 _MiB = 1024 * 1024
+_LOOK_SECONDS = 0.1
 
 # A worker in libvips' C code hears no Python signal handler, and ours ignore SIGTERM anyway (see `worker_process`):
 # waiting between SIGTERM and SIGKILL would only hold up the pool's other jobs.
@@ -48,14 +51,14 @@ vars(pebble.pool.process)["time"] = SimpleNamespace(time=time.monotonic, sleep=t
 
 
 class RenderPool:
-    """Renders in worker processes, as many at once as there are workers and as their memory allows.
+    """Renders in worker processes, as many at once as there are workers and as the budget of memory allows.
 
     The workers start with the first job. `close` ends them and whatever they are doing.
     """
 
-    def __init__(self, settings: ImagingSettings) -> None:
+    def __init__(self, settings: ImagingSettings, budget: MemoryBudget) -> None:
         self._settings = settings
-        self._gate = _Gate(settings.workers, settings.memory_budget_bytes)
+        self._gate = _Gate(settings.workers, budget)
         self._pool: pebble.ProcessPool | None = None
         self._starting = anyio.Lock()
         self._threads = Threads("render", 1)
@@ -210,17 +213,13 @@ def _stop(pool: pebble.ProcessPool, future: pebble.ProcessFuture[RenderResult]) 
 
 
 class _Gate:
-    """Lets jobs in, in the order they came, while a worker is free and their memory fits the budget together.
+    """Lets jobs in, in the order they came, while a worker is free and the budget has what they take."""
 
-    A job larger than the whole budget is let in alone.
-    """
-
-    def __init__(self, workers: int, budget: int) -> None:
-        self._workers = workers
+    def __init__(self, workers: int, budget: MemoryBudget) -> None:
+        self._free_workers = workers
         self._budget = budget
-        self._inside = 0
-        self._memory = 0
         self._waiting: deque[tuple[int, anyio.Event]] = deque()
+        self._next_look: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
     async def admit(self, memory: int, wait_seconds: float) -> AsyncIterator[None]:
@@ -237,24 +236,33 @@ class _Gate:
             yield
         finally:
             if turn.is_set():
-                self._count(-1, -memory)
+                self._free_workers += 1
+                self._budget.give_back(memory)
+                observability.RENDER_MEMORY.dec(memory)
             else:
                 self._waiting.remove((memory, turn))
             self._let_in()
 
     def _let_in(self) -> None:
-        while self._waiting and self._inside < self._workers:
+        while self._waiting and self._free_workers:
             memory, turn = self._waiting[0]
-            if self._inside and self._memory + memory > self._budget:
+            if not self._budget.take(memory):
+                self._look_again()
                 return
             self._waiting.popleft()
-            self._count(1, memory)
+            self._free_workers -= 1
+            observability.RENDER_MEMORY.inc(memory)
             turn.set()
 
-    def _count(self, jobs: int, memory: int) -> None:
-        self._inside += jobs
-        self._memory += memory
-        observability.RENDER_MEMORY.inc(memory)
+    def _look_again(self) -> None:
+        """Have another look soon: of what other processes give back nobody tells us."""
+        if self._next_look is None:
+            delay = random.uniform(0.5, 1) * _LOOK_SECONDS  # noqa: S311 - apart from who was refused with us
+            self._next_look = asyncio.get_running_loop().call_later(delay, self._look)
+
+    def _look(self) -> None:
+        self._next_look = None
+        self._let_in()
 
 
 # What a worker takes for a job, and for each pixel while it decodes or encodes: measured as the growth of a worker's

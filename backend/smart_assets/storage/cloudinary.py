@@ -14,10 +14,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import random
 import re
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,7 +26,7 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from importlib.util import find_spec, module_from_spec
 from types import ModuleType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 from uuid import uuid4
 
@@ -73,6 +74,8 @@ except ValueError as error:  # the SDK reads the environment for itself when it 
 
 MAX_PUBLIC_ID: Final = 255
 
+T = TypeVar("T")
+
 _UPLOAD: Final = "upload"
 _AUTHENTICATED: Final = "authenticated"
 _API_URL: Final = "https://api.cloudinary.com"
@@ -82,6 +85,8 @@ _PAGE: Final = 500  # the most the Admin API lists at once
 _READ_SECONDS: Final = 3600
 _MAY_LAND_SECONDS: Final = LATE_WRITE_SECONDS
 _BUSY: Final = {408, 420, 423, 425, 429}
+_PAUSES: Final = (0.2, 0.8)
+"""Seconds, at most, before a call that failed is tried again."""
 
 # What an address may end with to say which format is to be delivered.
 _FORMATS: Final = {image_format.extension for image_format in ImageFormat} | {"jpeg"}
@@ -224,7 +229,7 @@ class CloudinaryStorage(StorageBackend):
     async def _put(self, key: str, source: Source, *, content_type: str, give_away: bool) -> StoredObject:
         upload = partial(self._uploads.upload, self._public_id(key), _type_of(key), source, cancelled_since_now())
         try:
-            answer, md5 = await self._threads.run(upload)
+            answer, md5 = await _patiently(partial(self._threads.run, upload), _found_nobody)
         except exceptions.Error as error:
             if _may_have_been_sent(error):
                 self._unanswered[key] = time.monotonic() + _MAY_LAND_SECONDS
@@ -412,9 +417,10 @@ class CloudinaryStorage(StorageBackend):
     # ── Requests ──────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _call_api(self, method: str, *arguments: Any, **options: Any) -> dict[str, Any]:
-        """One of the SDK's methods; its answer."""
+        """One of the SDK's methods, which may be called again where nobody knows what came of it; its answer."""
+        call = partial(self._uploads.call, method, *arguments, **options)
         try:
-            return await self._threads.run(partial(self._uploads.call, method, *arguments, **options))
+            return await _patiently(partial(self._threads.run, call), _may_pass)
         except exceptions.Error as error:
             raise self._sdk_error(error) from error
 
@@ -436,10 +442,23 @@ class CloudinaryStorage(StorageBackend):
             return self._opened
 
     @asynccontextmanager
-    async def _get(self, url: str, **options: Any) -> AsyncIterator[httpx.Response]:
+    async def _get(
+        self, url: str, *, auth: tuple[str, str] | None = None, **options: Any
+    ) -> AsyncIterator[httpx.Response]:
         client = await self._client()
-        async with client.stream("GET", url, **options) as response:
+
+        async def ask() -> httpx.Response:
+            response = await client.send(client.build_request("GET", url, **options), auth=auth, stream=True)
+            if response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
+                await response.aclose()
+                raise self._refusal(response.status_code)
+            return response
+
+        response = await _patiently(ask, _may_pass)
+        try:
             yield response
+        finally:
+            await response.aclose()
 
     async def _page(self, of_type: str, prefix: str, cursor: str | None) -> dict[str, Any]:
         query = {"prefix": prefix, "max_results": str(_PAGE)} | ({"next_cursor": cursor} if cursor else {})
@@ -493,10 +512,7 @@ class CloudinaryStorage(StorageBackend):
                 return self._refusal(403)
             case exceptions.RateLimited() | exceptions.GeneralError():
                 return self._refusal(503)
-        # Any other answer; none at all, or half of one; or one that is not Cloudinary's, whose status and body the SDK
-        # tells in words.
-        told = re.match(r"Error parsing server response \((\d+)\) - b(?!''|['\"]\{)", str(error))
-        return self._refusal(int(told[1]) if told else 503)
+        return self._refusal(_status_told(error))
 
     def _bad_request(self, message: str) -> StorageError:
         if "already exists" in message:
@@ -638,12 +654,52 @@ def _pool(connections: int, silence_seconds: float) -> urllib3.PoolManager:
     return pool
 
 
+async def _patiently(call: Callable[[], Awaitable[T]], is_worth_it: Callable[[Exception], bool]) -> T:
+    """What a call answers, made again, a few times and after a moment, where it fails in a way that is worth it."""
+    for pause in _PAUSES:
+        try:
+            return await call()
+        except Exception as error:
+            if not is_worth_it(error):
+                raise
+        await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - apart from others that failed with it
+    return await call()
+
+
+def _found_nobody(error: Exception) -> bool:
+    """Whether a call was never sent, as there was no connection to send it on."""
+    never_connected = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)
+    return isinstance(_reason(error), never_connected)
+
+
 def _may_have_been_sent(error: exceptions.Error) -> bool:
     """Whether a call that failed may be carried out all the same: it was not refused, and its answer was lost."""
     if type(error) is not exceptions.Error:
         return isinstance(error, exceptions.GeneralError)
-    never_connected = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)
-    return not isinstance(getattr(error.__context__, "reason", None), never_connected)
+    return not _found_nobody(error)
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the connection broke, or the server failed: not where it took its time, or says how often it answers."""
+    match error:
+        case httpx.TransportError():
+            return not isinstance(error, httpx.TimeoutException)
+        case StorageUnavailable() | exceptions.GeneralError():
+            return True
+        case exceptions.Error() if type(error) is exceptions.Error:
+            return not isinstance(_reason(error), urllib3.exceptions.TimeoutError) and _status_told(error) >= 500
+    return False
+
+
+def _reason(error: Exception) -> object:
+    """What urllib3 says went wrong."""
+    return getattr(error.__context__, "reason", error.__context__)
+
+
+def _status_told(error: exceptions.Error) -> int:
+    """The status of an answer that is not Cloudinary's, which the SDK tells in words; 503 for half of one, or none."""
+    told = re.match(r"Error parsing server response \((\d+)\) - b(?!''|['\"]\{)", str(error))
+    return int(told[1]) if told else 503
 
 
 def _type_of(key: str) -> str:
