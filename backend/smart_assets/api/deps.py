@@ -29,7 +29,7 @@ async def get_runtime(request: Request) -> Runtime:
 RuntimeDep = Annotated[Runtime, Depends(get_runtime)]
 
 
-async def get_caller(request: Request, runtime: RuntimeDep, _: Annotated[object, Security(_bearer)]) -> Caller:
+async def get_caller(request: Request, runtime: RuntimeDep, _: Annotated[object, Security(_bearer)] = None) -> Caller:
     """Who is calling; Unauthorized before anything of the body is read."""
     return runtime.api_keys.authenticate(request.headers.get("authorization"))
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 from uuid import UUID
 
+from pydantic import BaseModel
+from starlette.responses import Response
+
 from smart_assets.api.schemas import Asset, FailedSize, RetentionSettings, Statistics, StorageStatistics, Variant
 from smart_assets.assets import library
 from smart_assets.assets.delivery import Delivery, Link
@@ -107,6 +110,11 @@ def statistics(found: library.Statistics) -> Statistics:
         retention=RetentionSettings(),
         deletions_owed=found.deletions_owed,
     )
+
+
+def json_response(model: BaseModel, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A model of ours as JSON: it was validated when it was made, so it is not again."""
+    return Response(model.model_dump_json(), status, headers, media_type="application/json")
 
 
 def write_cursor(after: UUID) -> str:

@@ -17,6 +17,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    TypeAdapter,
     field_validator,
 )
 
@@ -137,6 +138,10 @@ class UploadQuery(_Query):
     )
     expires_at: Expiry | None = Field(None, description="When retention may remove it.")
     filename: str | None = Field(None, description="The filename of a raw body that has no `Content-Disposition`.")
+
+
+IdempotencyKey = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[ -~]+$")]
+IDEMPOTENCY_KEY: TypeAdapter[str] = TypeAdapter(IdempotencyKey)
 
 
 class ListQuery(_Query):

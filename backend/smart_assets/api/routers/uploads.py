@@ -1,0 +1,188 @@
+"""Uploads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass, field
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Request, Response
+
+from smart_assets.access.api_keys import Caller
+from smart_assets.api.body import BodyLimits, IncomingBody, read_body
+from smart_assets.api.deps import CallerDep, PresenterDep, RuntimeDep
+from smart_assets.api.documents import problems, upload_body
+from smart_assets.api.presenting import json_response
+from smart_assets.api.problems import REPLAYED
+from smart_assets.api.schemas import Asset, Batch, FailedFile, IdempotencyKey, UploadQuery
+from smart_assets.api.upload_route import UploadRoute
+from smart_assets.assets.idempotency import Attempt, fingerprint
+from smart_assets.assets.uploads import Failure, Upload, UploadedAsset, UploadOptions
+from smart_assets.catalogue.repository import Repository
+from smart_assets.errors import SmartAssetsError
+from smart_assets.formats import ImageFormat
+from smart_assets.imaging.sizes import RenderOptions, parse_background, parse_sizes
+from smart_assets.runtime import Runtime
+from smart_assets.settings import Settings
+
+router = APIRouter(prefix="/api/v1/assets", route_class=UploadRoute)
+
+IdempotencyKeyHeader = Annotated[
+    IdempotencyKey | None,
+    Header(description="A retry under the same key returns the first answer again, for 24 hours."),
+]
+
+_UPLOAD_PROBLEMS = problems(400, 401, 403, 408, 409, 410, 413, 415, 422, 500, 502, 503, 507)
+
+
+@router.post(
+    "",
+    tags=["upload"],
+    status_code=201,
+    summary="Upload an image",
+    response_model=Asset,
+    responses=_UPLOAD_PROBLEMS,
+    openapi_extra=upload_body("file", several=False),
+)
+async def upload(
+    request: Request,
+    caller: CallerDep,
+    query: Annotated[UploadQuery, Query()],
+    runtime: RuntimeDep,
+    show: PresenterDep,
+    idempotency_key: IdempotencyKeyHeader = None,
+) -> Response:
+    """Send a form with the field `file`, the raw bytes, or a `data:` URL in JSON.
+
+    The bytes decide what it is. The answer comes when everything asked for is stored; after an error nothing is.
+    """
+    taken = await _take(request, caller, query, runtime, idempotency_key, batch=False)
+    (outcome,) = taken.outcomes
+    if isinstance(outcome, Failure):
+        raise outcome.error
+    asset = show.uploaded(outcome)
+    location = {"Location": f"/api/v1/assets/{asset.id}"} if asset.id else {}
+    return json_response(asset, status=201, headers=location | taken.headers)
+
+
+@router.post(
+    "/batch",
+    tags=["upload"],
+    status_code=201,
+    summary="Upload several images, all or nothing",
+    response_model=Batch,
+    responses=_UPLOAD_PROBLEMS,
+    openapi_extra=upload_body("files", several=True),
+)
+async def upload_batch(
+    request: Request,
+    caller: CallerDep,
+    query: Annotated[UploadQuery, Query()],
+    runtime: RuntimeDep,
+    show: PresenterDep,
+    idempotency_key: IdempotencyKeyHeader = None,
+) -> Response:
+    """Send a form that repeats the field `files`.
+
+    One file that fails fails all, and nothing of them stays; with `atomic=false` those that failed are listed.
+    """
+    taken = await _take(request, caller, query, runtime, idempotency_key, batch=True)
+    batch = Batch.model_construct(assets=[], failed=[])
+    for index, (filename, outcome) in enumerate(zip(taken.filenames, taken.outcomes, strict=True)):
+        if isinstance(outcome, UploadedAsset):
+            batch.assets.append(show.uploaded(outcome))
+        else:
+            batch.failed.append(
+                FailedFile(index=index, filename=filename, code=outcome.error.code, detail=outcome.error.detail)
+            )
+    return json_response(batch, status=201, headers=taken.headers)
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """What became of each file of a request, and what the answer says of it being one given before."""
+
+    filenames: list[str | None]
+    outcomes: list[UploadedAsset | Failure]
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+async def _take(
+    request: Request, caller: Caller, query: UploadQuery, runtime: Runtime, key: str | None, *, batch: bool
+) -> _Taken:
+    """Read a request's files and make assets of them, or find those it made when it came before."""
+    settings = runtime.settings
+    options = _options(query, settings)
+    runtime.storages.get(options.storage)  # not configured: said before the body is read
+    limits = BodyLimits(
+        max_file_bytes=settings.max_upload_bytes,
+        max_files=settings.policy.max_files_per_batch if batch else 1,
+        directory=runtime.temporary_dir,
+        threads=runtime.threads,
+        timeout_seconds=settings.body_timeout_seconds,
+    )
+    async with AsyncExitStack() as stack:
+        attempt = None
+        if key is not None:
+            asked = fingerprint(request.method, request.url.path, asdict(options), query.filename)
+            attempt = await stack.enter_async_context(runtime.idempotency.attempt(caller.owner, key, asked))
+        body = await stack.enter_async_context(read_body(request, limits, batch=batch, all_or_nothing=options.atomic))
+        filenames = [file.filename for file in body.files]
+        if attempt is not None:
+            attempt.check_body(_body_fingerprint(body))
+            if not attempt.is_first and (outcomes := await attempt.recall()) is not None:
+                return _Taken(filenames, outcomes, REPLAYED)
+        uploads = [Upload(file.spool, file.filename, file.refused) for file in body.files]
+        metadata = body.metadata or {}
+        try:
+            outcomes = await runtime.uploads.upload(
+                uploads, options, owner=caller.owner, metadata=metadata, also=_remember(attempt, batch=batch)
+            )
+        except SmartAssetsError as error:
+            if attempt is not None and attempt.is_first:
+                await attempt.remember_refusal(error)
+            raise
+        if attempt is not None and not batch and isinstance(outcomes[0], Failure):
+            await attempt.remember_refusal(outcomes[0].error)
+    return _Taken(filenames, outcomes, {} if attempt is None or attempt.is_first else REPLAYED)
+
+
+def _remember(
+    attempt: Attempt | None, *, batch: bool
+) -> Callable[[Repository, list[UploadedAsset | Failure]], None] | None:
+    if attempt is None or not attempt.is_first:
+        return None
+
+    def remember(catalogue: Repository, outcomes: list[UploadedAsset | Failure]) -> None:
+        if batch or isinstance(outcomes[0], UploadedAsset):  # a single file that failed is answered as an error
+            attempt.remember(catalogue, outcomes)
+
+    return remember
+
+
+def _body_fingerprint(body: IncomingBody) -> str:
+    files = [[file.field, file.filename, file.spool.sha256 if file.refused is None else None] for file in body.files]
+    return fingerprint(files, body.metadata)
+
+
+def _options(query: UploadQuery, settings: Settings) -> UploadOptions:
+    sizes = parse_sizes(query.sizes, settings.presets, settings.policy.max_sizes_per_upload)
+    render = RenderOptions(
+        fit=query.fit,
+        gravity=query.gravity,
+        background=parse_background(query.background) if query.background is not None else None,
+        format=ImageFormat(query.format) if query.format != "source" else None,
+        quality=query.quality,
+    )
+    return UploadOptions(
+        storage=query.storage or settings.default_storage,
+        visibility=query.visibility,
+        sizes=sizes,
+        render=render,
+        atomic=query.atomic,
+        placeholder=bool(sizes) if query.placeholder is None else query.placeholder,
+        strip_metadata=query.strip_metadata,
+        tags=tuple(query.tags),
+        expires_at=query.expires_at,
+    )
