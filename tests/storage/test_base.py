@@ -66,19 +66,24 @@ class HangingStorage(MemoryStorage):
 
     def __init__(self) -> None:
         super().__init__("hanging", 1024)
+        self.called = threading.Event()
         self.released = threading.Event()
         self.calling = Threads("hanging", limit=1, wait_seconds=0.1)
 
     async def _stat(self, key: str) -> StoredObject:
-        await self.calling.run(self.released.wait)
+        await self.calling.run(self._wait)
         return await super()._stat(key)
+
+    def _wait(self) -> None:
+        self.called.set()
+        self.released.wait()
 
 
 async def test_a_call_that_waits_too_long_for_its_turn_is_unavailable_and_never_made() -> None:
     storage: StorageBackend = HangingStorage()
     assert isinstance(storage, HangingStorage)
     first = asyncio.create_task(storage.exists(KEY))
-    while not storage.calling._pool._threads:
+    while not storage.called.is_set():
         await asyncio.sleep(0.01)
     with pytest.raises(StorageUnavailable, match="busy") as caught:
         await storage.exists(KEY)

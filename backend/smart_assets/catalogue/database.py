@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, Self, TypeVar
 
 from sqlalchemy import Engine, create_engine, event
@@ -18,7 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from smart_assets.catalogue.migrations import upgrade_to_head
 from smart_assets.catalogue.repository import Repository
 from smart_assets.errors import CatalogueUnavailable, ConfigurationError, NoSpace
-from smart_assets.threads import Threads, finished
+from smart_assets.threads import Job, Threads, wake
 
 logger = logging.getLogger(__name__)
 
@@ -28,14 +28,6 @@ READERS = 4
 BUSY_TIMEOUT_MS = 10_000
 MAX_SHARED = 64
 """Transactions that may share one commit."""
-
-
-@dataclass(frozen=True)
-class _Write:
-    """A piece of work that waits for its transaction."""
-
-    work: Callable[[Repository], Any]
-    outcome: Future[Any] = field(default_factory=Future)
 
 
 class Database:
@@ -50,14 +42,17 @@ class Database:
     `work` may be run a second time, alone, and must do nothing but ask the repository.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, url: str) -> None:
         """Use `open` where the schema may have to be made first."""
-        self._engine = engine
-        self._file = _file_of(engine)
-        self._writing = engine.execution_options(smart_assets_writes=True)
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="catalogue-write")
+        self._path = make_url(url).database or ""
+        self._file = _file_at(self._path)
+        self._reading = create_sqlite_engine(url, connections=READERS)
         self._readers = Threads("catalogue-read", READERS)
-        self._queue: deque[_Write] = deque()
+        # One connection for all that is written: another one's writing would make it forget the pages it knows.
+        self._writing = create_sqlite_engine(url, connections=1, writes=True)
+        self._writes: SimpleQueue[Job[Any] | None] = SimpleQueue()
+        self._writer = Thread(target=self._serve_writes, name="catalogue-write", daemon=True)
+        self._writer.start()
 
     @classmethod
     def open(cls, url: str) -> Self:
@@ -65,62 +60,73 @@ class Database:
 
         Raises ConfigurationError where the database cannot be used, or is newer than this program.
         """
-        engine = create_sqlite_engine(url)
+        engine = create_sqlite_engine(url, connections=1, writes=True)
         try:
             upgrade_to_head(engine)
         except SQLAlchemyError as error:
-            engine.dispose()
             reason = getattr(error, "orig", None) or error
             raise ConfigurationError(f"the catalogue (ASSETS_DATABASE_URL) cannot be opened: {reason}") from error
-        except ConfigurationError:
+        finally:
             engine.dispose()
-            raise
-        return cls(engine)
+        return cls(url)
 
     async def read(self, work: Callable[[Repository], Result]) -> Result:
         """Run `work` in a transaction that only reads: it sees one state of the catalogue throughout."""
-        return await self._readers.run(lambda: self._run(self._engine, work))
+        return await self._readers.run(lambda: self._run(self._reading, work))
 
     async def write(self, work: Callable[[Repository], Result]) -> Result:
         """Run `work` in a transaction of its own; what it changed is durable when this returns."""
-        write = _Write(work)
-        self._queue.append(write)
-        self._writer.submit(self._commit_queued)
-        result: Result = await finished(write.outcome)
-        return result
+        job = Job(work)
+        self._writes.put(job)
+        return await job.outcome()
 
-    def _commit_queued(self) -> None:
-        """Commit everything that waits, in the writer's thread; nothing, where an earlier turn has done so."""
-        writes: list[_Write] = []
-        while self._queue and len(writes) < MAX_SHARED:
-            write = self._queue.popleft()
-            if write.outcome.set_running_or_notify_cancel():
-                writes.append(write)
-        if len(writes) > 1 and self._commit_together(writes):
-            return
-        for write in writes:
-            try:
-                write.outcome.set_result(self._run(self._writing, write.work))
-            except BaseException as error:  # noqa: BLE001 - it is for whoever waits for the outcome
-                write.outcome.set_exception(error)
+    async def close(self) -> None:
+        """Close every connection, once what is being written has ended."""
+        self._writes.put(None)
+        await self._readers.run(self._close)
+        self._readers.close()
 
-    def _commit_together(self, writes: list[_Write]) -> bool:
-        """Commit `writes` as one transaction; False where one of them fails: then each is to have its own."""
+    # ── In threads ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _serve_writes(self) -> None:
+        """Commit what waits, again and again."""
+        while (jobs := self._next_writes()) is not None:
+            begun = [job for job in jobs if job.begin()]
+            if len(begun) < 2 or not self._commit_together(begun):
+                for job in begun:
+                    job.run(partial(self._run, self._writing))
+            if begun:
+                wake(begun)
+
+    def _next_writes(self) -> list[Job[Any]] | None:
+        """Everything that waits now, or the next to come; None at the end."""
+        jobs = []
+        job = self._writes.get()
+        while job is not None:
+            jobs.append(job)
+            if len(jobs) == MAX_SHARED or self._writes.empty():
+                return jobs
+            job = self._writes.get()
+        self._writes.put(None)
+        return jobs or None
+
+    def _commit_together(self, jobs: Sequence[Job[Any]]) -> bool:
+        """Commit `jobs` as one transaction; False where one of them fails: then each is to have its own."""
         try:
-            results = self._run(self._writing, lambda catalogue: [write.work(catalogue) for write in writes])
+            results = self._run(self._writing, lambda catalogue: [job.work(catalogue) for job in jobs])
         except (CatalogueUnavailable, NoSpace) as error:  # for each of them, and each would wait for it again
-            for write in writes:
-                write.outcome.set_exception(error)
+            for job in jobs:
+                job.fail(error)
             return True
         except Exception:  # noqa: BLE001 - run alone, it will raise again, to whom it belongs
             return False
-        for write, result in zip(writes, results, strict=True):
-            write.outcome.set_result(result)
+        for job, result in zip(jobs, results, strict=True):
+            job.succeed(result)
         return True
 
     def _run(self, engine: Engine, work: Callable[[Repository], Result]) -> Result:
         # SQLite goes on with a file that was removed under it; what is committed there nobody else will ever see.
-        if _file_of(engine) != self._file:
+        if _file_at(self._path) != self._file:
             raise CatalogueUnavailable("the catalogue's file is gone, or another; try again")
         try:
             with engine.begin() as connection:
@@ -131,29 +137,28 @@ class Database:
             logger.exception("the catalogue does not answer")
             raise CatalogueUnavailable("the catalogue does not answer; try again") from error
 
-    async def close(self) -> None:
-        """Close every connection."""
-        await self._readers.run(self._engine.dispose)
-        self._writer.shutdown(wait=False)
-        self._readers.close()
+    def _close(self) -> None:
+        self._writer.join()
+        self._writing.dispose()
+        self._reading.dispose()
 
 
-def _file_of(engine: Engine) -> tuple[int, int] | None:
+def _file_at(path: str) -> tuple[int, int] | None:
     """Which file the database is just now; None where there is none."""
     try:
-        status = Path(engine.url.database or "").stat()
+        status = os.stat(path)  # noqa: PTH116 - a Path costs more than the call, and this is done each time
     except OSError:
         return None
     return status.st_dev, status.st_ino
 
 
-def create_sqlite_engine(url: str) -> Engine:
-    """An engine whose commits survive a power cut and whose writers say at once that they will write.
+def create_sqlite_engine(url: str, *, connections: int, writes: bool = False) -> Engine:
+    """An engine whose commits survive a power cut, and whose transactions say at once whether they will write.
 
     WAL lets readers go on beside the writer; `synchronous=FULL` syncs the log at each commit. Python's driver opens
     no transaction for a SELECT, so a read followed by a write would lose updates: transactions are begun by hand.
     """
-    engine = create_engine(make_url(url), pool_size=READERS + 1, max_overflow=0, pool_timeout=30)
+    engine = create_engine(make_url(url), pool_size=connections, max_overflow=0, pool_timeout=30)
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: Any) -> None:
@@ -171,7 +176,6 @@ def create_sqlite_engine(url: str) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        writes = connection.get_execution_options().get("smart_assets_writes", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine

@@ -26,7 +26,7 @@ def upgrade_to_head(engine: Engine) -> None:
     from alembic.util import CommandError
 
     try:
-        with engine.execution_options(smart_assets_writes=True).begin() as connection:
+        with engine.begin() as connection:
             configuration = alembic_config()
             configuration.attributes["connection"] = connection
             command.upgrade(configuration, "head")
