@@ -10,6 +10,7 @@ import ipaddress
 import os
 import re
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -420,6 +421,7 @@ class Settings(BaseSettings):
         return self.data_dir / "tmp"
 
 
+@lru_cache(256)
 def is_loopback(host: str) -> bool:
     """Whether a host name or address is this machine itself."""
     if host.lower() == "localhost":

@@ -18,7 +18,7 @@ from smart_assets.errors import ConfigurationError
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = create_sqlite_engine(f"sqlite:///{tmp_path}/catalogue.sqlite3", connections=1, writes=True)
+    engine = create_sqlite_engine(f"sqlite:///{tmp_path}/catalogue.sqlite3", connections=1)
     yield engine
     engine.dispose()
 

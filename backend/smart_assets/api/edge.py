@@ -98,8 +98,9 @@ class Edge:
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         route = scope.get("route_name") or getattr(scope.get("route"), "path", "unmatched")
-        observability.REQUESTS.labels(scope["method"] if status != 405 else "other", route, status).inc()
-        observability.REQUEST_SECONDS.labels(route).observe(seconds)
+        method = scope["method"] if status != 405 else "other"
+        observability.labelled(observability.REQUESTS, method, route, status).inc()
+        observability.labelled(observability.REQUEST_SECONDS, route).observe(seconds)
         # Never the query: it may hold a signature.
         logger.info(
             "request",

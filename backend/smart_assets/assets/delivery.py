@@ -247,7 +247,8 @@ class Delivery:
 
 
 def _key(record: AssetRecord, variant: VariantRecord | None) -> str:
-    record = replace(record, visibility=effective_visibility(record))
+    if record.target_visibility is not None:
+        record = replace(record, visibility=effective_visibility(record))
     return variant_key(record, variant) if variant else original_key(record)
 
 

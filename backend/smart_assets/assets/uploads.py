@@ -187,7 +187,7 @@ class Uploads:
         if upload.refused is not None:
             raise upload.refused
         spool = upload.spool
-        with observability.UPLOAD_STAGE_SECONDS.labels("probe").time():
+        with observability.Timed(observability.UPLOAD_STAGE_SECONDS, "probe"):
             info = await self._probe(spool.source)
         if options.strip_metadata:
             await self._strip(spool, info)
@@ -262,11 +262,11 @@ class Uploads:
             intended = False
             try:
                 intents = [draft.intent for draft in drafts]
-                with observability.UPLOAD_STAGE_SECONDS.labels("intend").time():
+                with observability.Timed(observability.UPLOAD_STAGE_SECONDS, "intend"):
                     await self._database.write(lambda catalogue: catalogue.insert_pending(intents))
                 intended = True
                 failures = await self._make_all(backend, drafts, options)
-                with observability.UPLOAD_STAGE_SECONDS.labels("close").time():
+                with observability.Timed(observability.UPLOAD_STAGE_SECONDS, "close"):
                     await self._database.write(lambda catalogue: close(catalogue, failures))
             except BaseException as error:
                 # A catalogue that did not take the intent would only keep the caller waiting for its undoing as well.
@@ -283,6 +283,9 @@ class Uploads:
         self, backend: StorageBackend, drafts: list[_Draft], options: UploadOptions
     ) -> dict[UUID, SmartAssetsError]:
         """Make every draft; with `atomic` the first error comes out, else the errors by asset id are returned."""
+        if options.atomic and len(drafts) == 1:
+            await self._make(backend, drafts[0], options)
+            return {}
         failures: dict[UUID, SmartAssetsError] = {}
         # A batch takes its turn among other requests; more of it at once would only make its own files wait.
         turns = asyncio.Semaphore(self._settings.imaging.workers)
@@ -312,7 +315,7 @@ class Uploads:
 
     async def _store_original(self, backend: StorageBackend, draft: _Draft) -> None:
         record = draft.record
-        with observability.UPLOAD_STAGE_SECONDS.labels("store").time():
+        with observability.Timed(observability.UPLOAD_STAGE_SECONDS, "store"):
             stored = await backend.upload(
                 original_key(record), draft.spool.source, content_type=record.format.media_type, give_away=True
             )
@@ -331,7 +334,7 @@ class Uploads:
             directory=source.parent,
         )
         try:
-            with observability.UPLOAD_STAGE_SECONDS.labels("render").time():
+            with observability.Timed(observability.UPLOAD_STAGE_SECONDS, "render"):
                 result = await self._renderer.render(job)
         except ImageError as error:
             if options.atomic or not options.sizes:
@@ -388,7 +391,7 @@ class Uploads:
                 logger.exception("could not undo an upload", extra={"asset": str(draft.intent.id)})
 
     def _count(self, options: UploadOptions, outcome: str) -> None:
-        observability.UPLOADS.labels(options.storage, outcome).inc()
+        observability.labelled(observability.UPLOADS, options.storage, outcome).inc()
 
 
 def _close(catalogue: Repository, made: list[_Draft]) -> None:

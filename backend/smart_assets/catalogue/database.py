@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from queue import SimpleQueue
 from threading import Thread
@@ -49,7 +50,7 @@ class Database:
         self._reading = create_sqlite_engine(url, connections=READERS)
         self._readers = Threads("catalogue-read", READERS)
         # One connection for all that is written: another one's writing would make it forget the pages it knows.
-        self._writing = create_sqlite_engine(url, connections=1, writes=True)
+        self._writing = create_sqlite_engine(url, connections=1)
         self._writes: SimpleQueue[Job[Any] | None] = SimpleQueue()
         self._writer = Thread(target=self._serve_writes, name="catalogue-write", daemon=True)
         self._writer.start()
@@ -60,7 +61,7 @@ class Database:
 
         Raises ConfigurationError where the database cannot be used, or is newer than this program.
         """
-        engine = create_sqlite_engine(url, connections=1, writes=True)
+        engine = create_sqlite_engine(url, connections=1)
         try:
             upgrade_to_head(engine)
         except SQLAlchemyError as error:
@@ -72,7 +73,7 @@ class Database:
 
     async def read(self, work: Callable[[Repository], Result]) -> Result:
         """Run `work` in a transaction that only reads: it sees one state of the catalogue throughout."""
-        return await self._readers.run(lambda: self._run(self._reading, work))
+        return await self._readers.run(partial(self._read, work))
 
     async def write(self, work: Callable[[Repository], Result]) -> Result:
         """Run `work` in a transaction of its own; what it changed is durable when this returns."""
@@ -94,7 +95,7 @@ class Database:
             begun = [job for job in jobs if job.begin()]
             if len(begun) < 2 or not self._commit_together(begun):
                 for job in begun:
-                    job.run(partial(self._run, self._writing))
+                    job.run(self._write)
             if begun:
                 wake(begun)
 
@@ -113,7 +114,7 @@ class Database:
     def _commit_together(self, jobs: Sequence[Job[Any]]) -> bool:
         """Commit `jobs` as one transaction; False where one of them fails: then each is to have its own."""
         try:
-            results = self._run(self._writing, lambda catalogue: [job.work(catalogue) for job in jobs])
+            results = self._write(lambda catalogue: [job.work(catalogue) for job in jobs])
         except (CatalogueUnavailable, NoSpace) as error:  # for each of them, and each would wait for it again
             for job in jobs:
                 job.fail(error)
@@ -124,12 +125,18 @@ class Database:
             job.succeed(result)
         return True
 
-    def _run(self, engine: Engine, work: Callable[[Repository], Result]) -> Result:
+    def _read(self, work: Callable[[Repository], Result]) -> Result:
+        return self._run(self._reading, work, writes=False)
+
+    def _write(self, work: Callable[[Repository], Result]) -> Result:
+        return self._run(self._writing, work, writes=True)
+
+    def _run(self, engine: Engine, work: Callable[[Repository], Result], *, writes: bool) -> Result:
         # SQLite goes on with a file that was removed under it; what is committed there nobody else will ever see.
         if _file_at(self._path) != self._file:
             raise CatalogueUnavailable("the catalogue's file is gone, or another; try again")
         try:
-            with engine.begin() as connection:
+            with transaction(engine, writes=writes) as connection:
                 return work(Repository(connection))
         except (OperationalError, PoolTimeout) as error:
             if "disk is full" in str(error):
@@ -152,11 +159,22 @@ def _file_at(path: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def create_sqlite_engine(url: str, *, connections: int, writes: bool = False) -> Engine:
-    """An engine whose commits survive a power cut, and whose transactions say at once whether they will write.
+@contextmanager
+def transaction(engine: Engine, *, writes: bool) -> Iterator[Connection]:
+    """A transaction that says at once whether it will write; committed at the end, rolled back after an error.
 
-    WAL lets readers go on beside the writer; `synchronous=FULL` syncs the log at each commit. Python's driver opens
-    no transaction for a SELECT, so a read followed by a write would lose updates: transactions are begun by hand.
+    Python's driver opens none for a SELECT, so a read followed by a write would lose updates: they are begun by hand.
+    """
+    with engine.begin() as connection:
+        # Not by a listener to SQLAlchemy's own event: with one, every statement looks for listeners to a dozen more.
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        yield connection
+
+
+def create_sqlite_engine(url: str, *, connections: int) -> Engine:
+    """An engine whose commits survive a power cut.
+
+    WAL lets readers go on beside the writer; `synchronous=FULL` syncs the log at each commit.
     """
     engine = create_engine(make_url(url), pool_size=connections, max_overflow=0, pool_timeout=30)
 
@@ -173,9 +191,5 @@ def create_sqlite_engine(url: str, *, connections: int, writes: bool = False) ->
         ):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine

@@ -199,7 +199,7 @@ class StorageBackend(ABC):
                 raise WriteNotVerified(
                     f"{self.name} reports {written.size} bytes where {size} were sent", storage=self.name, key=key
                 )
-        observability.STORAGE_BYTES.labels(self.name, "written").inc(size)
+        observability.labelled(observability.STORAGE_BYTES, self.name, "written").inc(size)
         return written
 
     def open(self, key: str, *, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
@@ -509,4 +509,5 @@ class StorageBackend(ABC):
             outcome = "cancelled"
             raise
         finally:
-            observability.STORAGE_SECONDS.labels(self.name, operation, outcome).observe(time.perf_counter() - began)
+            calls = observability.labelled(observability.STORAGE_SECONDS, self.name, operation, outcome)
+            calls.observe(time.perf_counter() - began)

@@ -27,6 +27,7 @@ def upgrade_to_head(engine: Engine) -> None:
 
     try:
         with engine.begin() as connection:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
             configuration = alembic_config()
             configuration.attributes["connection"] = connection
             command.upgrade(configuration, "head")
