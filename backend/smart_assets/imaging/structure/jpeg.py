@@ -43,7 +43,8 @@ def segments(reader: Reader, *, before_scans: bool = False) -> Iterator[Segment]
     at = 2
     while True:
         at = reader.find(_MARKER, at)
-        marker = reader.integer(at + 1, 1)
+        head = reader.read_some(at, 4)
+        marker = head[1]
         if marker == _EOI:
             yield Segment(marker, at, at + 2)
             return
@@ -51,7 +52,8 @@ def segments(reader: Reader, *, before_scans: bool = False) -> Iterator[Segment]
             return
         if marker < 0xC0 or marker in {_SOI, _DHP, _EXP}:
             raise CorruptImage(f"damaged: a JPEG cannot have the marker FF{marker:02X} at byte {at}")
-        length = reader.integer(at + 2, 2)
+        reader.require(at + 4)
+        length = int.from_bytes(head[2:])
         if length < 2:
             raise CorruptImage(f"damaged: the JPEG segment at byte {at} is shorter than its own length")
         end = at + 2 + length

@@ -48,6 +48,10 @@ class Reader:
             begin = 0
         return self._window[begin : begin + length]
 
+    def read_some(self, at: int, length: int) -> bytes:
+        """As many of `length` bytes from `at` as there are."""
+        return self.read(at, min(length, self.size - at))
+
     def integer(self, at: int, length: int) -> int:
         """A big-endian unsigned number of `length` bytes."""
         return int.from_bytes(self.read(at, length))
