@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import errno
 import json
-import os
-import signal
-import socket
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from smart_assets.errors import ConfigurationError
+from smart_assets.serving import listen, serve_on
 from smart_assets.settings import Settings, load_settings, misspelt_variables
 from smart_assets.storage.errors import StorageNotConfigured
 
@@ -28,8 +23,10 @@ app = typer.Typer(
 
 
 @app.callback()
-def _root() -> None:
-    """Make `serve` a command of its own, among those to come."""
+def _root(context: typer.Context) -> None:
+    if context.invoked_subcommand != "worker":  # its supervisor has said so
+        for sentence in misspelt_variables():
+            typer.echo(f"smart-assets: {sentence}", err=True)
 
 
 @app.command()
@@ -41,14 +38,24 @@ def serve(
     data_dir: Annotated[
         Path | None, typer.Option(help="Local assets, catalogue, temporary files.", show_default="./data")
     ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that serve.", show_default="1")] = None,
 ) -> None:
     """Serve the API.
 
     Everything is set by environment variables (ASSETS_…); what is given here comes before them.
     """
-    given: dict[str, Any] = {"host": host, "port": port, "data_dir": data_dir}
+    given: dict[str, Any] = {"host": host, "port": port, "data_dir": data_dir, "workers": workers}
     settings = load_settings(**{name: value for name, value in given.items() if value is not None})
-    _run_server(settings)
+    _serve(settings)
+
+
+@app.command(hidden=True)
+def worker(listener: int, supervisor: int) -> None:
+    """One of the processes of `serve --workers`: given are the sockets it inherits."""
+    from smart_assets.supervisor import announce, inherited
+
+    with inherited(listener) as listening, inherited(supervisor) as above:
+        serve_on(listening, load_settings(), ready=lambda: announce(above), supervisor=above)
 
 
 @app.command()
@@ -94,51 +101,23 @@ def reconcile(
         raise typer.Exit(1)
 
 
-def _run_server(settings: Settings) -> None:
-    # Imported late: `--help` and a wrong setting answer at once.
-    import uvicorn
-
+def _serve(settings: Settings) -> None:
     from smart_assets import runtime
-    from smart_assets.main import create_app
-    from smart_assets.observability import configure_logging
 
-    configure_logging(settings.log_level, settings.log_format)
-    os.umask(0o027)  # what the service writes is nobody's outside its group
     runtime.prepare(settings)
-    listener = _listen(settings.host, settings.port)
-    app = create_app(settings)
-    config = uvicorn.Config(
-        app,
-        lifespan="off",  # entered below, so that what is wrong is said in one sentence
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=settings.shutdown_seconds,
-    )
+    with listen(settings.host, settings.port) as listener:
+        port = listener.getsockname()[1]
+        if settings.workers == 1:
+            serve_on(listener, settings, ready=lambda: _welcome(settings, port))
+            return
+        from smart_assets.observability import configure_logging
+        from smart_assets.supervisor import WorkerFailed, supervise
 
-    async def run() -> None:
-        async with app.router.lifespan_context(app):
-            _keep_temporary_files(app.state.runtime.temporary_dir)
-            server = uvicorn.Server(config)
-            # The server takes these over while it runs and raises them again at its end: by then they have done
-            # their work, and what was opened is still to be closed.
-            for stop in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(stop, lambda *_: setattr(server, "should_exit", True))
-            _welcome(settings, listener.getsockname()[1])
-            await server.serve(sockets=[listener])
-            if server.server_state.tasks:  # cancelled at the end of their time: let them clean up
-                await asyncio.wait(server.server_state.tasks, timeout=10)
-
-    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(run())
-
-
-def _keep_temporary_files(directory: Path) -> None:
-    """Have everybody's temporary files where they are removed even if this process is killed."""
-    # multiprocessing keeps a socket there, `pymp-…/listener-…`, and an address has no more room (unix(7)).
-    if len(os.fsencode(directory.absolute())) + 40 < 108:
-        tempfile.tempdir = str(directory.absolute())
+        configure_logging(settings.log_level, settings.log_format)
+        try:
+            supervise(listener, settings, ready=lambda: _welcome(settings, port))
+        except WorkerFailed:
+            raise typer.Exit(1) from None
 
 
 def _welcome(settings: Settings, port: int) -> None:
@@ -156,30 +135,14 @@ def _welcome(settings: Settings, port: int) -> None:
         typer.echo(line)
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there. Raises ConfigurationError where it cannot."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host.strip("[]"), port))
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise ConfigurationError(
-                f"port {port} on {host} is taken by another program: stop it, or set ASSETS_PORT to another port"
-            ) from error
-        raise ConfigurationError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
-    return listener
-
-
 def main() -> None:
     """The entry point: what a user did wrong is one sentence and exit code 1, never a traceback."""
-    for sentence in misspelt_variables():
-        typer.echo(f"smart-assets: {sentence}", err=True)
     try:
         app()
     except (ConfigurationError, StorageNotConfigured) as error:
         typer.echo(f"smart-assets: {error}", err=True)
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from contextvars import ContextVar
 from typing import Any, Literal, TypeVar
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, multiprocess
 from pythonjsonlogger.json import JsonFormatter
 
 Metric = TypeVar("Metric", Counter, Gauge, Histogram)
@@ -37,7 +38,9 @@ CLEANUP_FAILURES = Counter(
 )
 REPAIRS = Counter("smart_assets_repairs", "Assets a dead process left half done, by what was made of them.", ["action"])
 BACKGROUND_FAILURES = Counter("smart_assets_background_failures", "Background work that failed.", ["task"])
-RENDER_MEMORY = Gauge("smart_assets_render_memory_bytes", "Estimated memory of the images in work.")
+RENDER_MEMORY = Gauge(
+    "smart_assets_render_memory_bytes", "Estimated memory of the images in work.", multiprocess_mode="livesum"
+)
 WORKER_RESTARTS = Counter(
     "smart_assets_render_pool_restarts", "Times the pool of rendering workers had to be built anew."
 )
@@ -68,6 +71,15 @@ class Timed:
 
     def __exit__(self, *_: object) -> None:
         self._histogram.observe(time.perf_counter() - self._began)
+
+
+def metrics_registry() -> CollectorRegistry:
+    """What this process counts; of several that serve together (see `supervisor`), what all of them do."""
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        return REGISTRY
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return registry
 
 
 class _RequestIdFilter(logging.Filter):

@@ -352,6 +352,9 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on. Any but a loopback one needs `ASSETS_API_KEYS`.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    workers: int = Field(
+        1, ge=1, le=64, description="Processes that serve. With several the storage `memory` is not to be had."
+    )
     data_dir: Path = Field(
         Path("data"), description="Local assets, the SQLite catalogue, the signing key and temporary files."
     )

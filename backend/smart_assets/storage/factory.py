@@ -11,7 +11,7 @@ from enum import StrEnum
 from importlib import import_module
 from importlib.util import find_spec
 
-from smart_assets.settings import Settings
+from smart_assets.settings import PREFIX, Settings
 from smart_assets.storage.base import Capabilities, StorageBackend
 from smart_assets.storage.errors import StorageNotConfigured
 
@@ -68,6 +68,8 @@ def _lazily(kind: StorageType) -> Load:
 
 def _lacking(kind: StorageType, settings: Settings) -> tuple[str, ...]:
     """What the operator has still to set or to install."""
+    if kind is StorageType.MEMORY and settings.workers > 1:
+        return (f"{PREFIX}WORKERS=1",)  # each would know its own objects only
     missing: tuple[str, ...] = getattr(getattr(settings, kind.value, None), "missing", ())
     extra = () if all(_is_installed(module) for module in _SDKS.get(kind, ())) else (f"the extra smart-assets[{kind}]",)
     return (*missing, *extra)

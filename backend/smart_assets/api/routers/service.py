@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
-from prometheus_client import REGISTRY
 from prometheus_client.exposition import choose_encoder
 
 from smart_assets.api.deps import CallerDep, OperatorDep, RuntimeDep
 from smart_assets.api.documents import problems
 from smart_assets.api.presenting import statistics
 from smart_assets.api.schemas import Health, Statistics, Storage, StorageCapabilities, StorageList
+from smart_assets.observability import metrics_registry
 from smart_assets.storage.factory import configured_storages
 
 router = APIRouter()
@@ -41,7 +41,7 @@ async def ready(runtime: RuntimeDep) -> Health:
 def metrics(request: Request) -> Response:
     """In the exposition format the scraper asks for. Needs a key, unless asked from this machine."""
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
-    return Response(encode(REGISTRY), headers={"Content-Type": content_type})
+    return Response(encode(metrics_registry()), headers={"Content-Type": content_type})
 
 
 @router.get(
