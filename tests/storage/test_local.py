@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -39,17 +40,17 @@ class LinksRefused(LocalStorage):
 
     reason = errno.EPERM
 
-    def _link(self, source: str | Path, directory: int, name: str, *, source_directory: int | None = None) -> None:
+    def _link(self, source: str | Path, directory: int, name: str, **how: Any) -> None:
         raise OSError(self.reason, os.strerror(self.reason))
 
 
 class OtherFileSystem(LocalStorage):
     """As where the files to be taken over lie on another file system."""
 
-    def _link(self, source: str | Path, directory: int, name: str, *, source_directory: int | None = None) -> None:
+    def _link(self, source: str | Path, directory: int, name: str, **how: Any) -> None:
         if isinstance(source, Path):
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
-        super()._link(source, directory, name, source_directory=source_directory)
+        super()._link(source, directory, name, **how)
 
 
 @pytest.fixture
@@ -84,6 +85,18 @@ class TestLocalStorageWithoutLinks(StorageContract):
     @pytest.fixture
     async def storage(self, tmp_path: Path) -> AsyncIterator[LocalStorage]:
         storage = LinksRefused("local", tmp_path / "assets", tmp_path / "tmp")
+        yield storage
+        await storage.close()
+        assert files_in(tmp_path / "tmp") == set(), "a temporary file is left"
+
+
+class TestLocalStorageWithoutUnnamedFiles(StorageContract):
+    heavy = False
+
+    @pytest.fixture
+    async def storage(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LocalStorage]:
+        monkeypatch.setattr(smart_assets.storage.local, "_UNNAMED", None)
+        storage = LocalStorage("local", tmp_path / "assets", tmp_path / "tmp")
         yield storage
         await storage.close()
         assert files_in(tmp_path / "tmp") == set(), "a temporary file is left"
@@ -179,9 +192,9 @@ async def test_bytes_are_on_the_disk_before_the_name_and_the_name_before_the_ans
     steps = []
 
     class Observed(LocalStorage):
-        def _link(self, source: str | Path, directory: int, name: str, *, source_directory: int | None = None) -> None:
+        def _link(self, source: str | Path, directory: int, name: str, **how: Any) -> None:
             steps.append("link")
-            super()._link(source, directory, name, source_directory=source_directory)
+            super()._link(source, directory, name, **how)
 
     sync = os.fsync
 

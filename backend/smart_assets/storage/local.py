@@ -55,15 +55,19 @@ _NOT_ADOPTED: Final = _NO_LINKS | {errno.EXDEV, errno.ELOOP}
 _OPEN_FILES: Final = "/proc/self/fd"
 _HAS_OPEN_FILES: Final = Path(_OPEN_FILES).exists()
 
+# A file without a name, which is given one through /proc (open(2), O_TMPFILE). Not every file system has them.
+_UNNAMED: Final = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC if _HAS_OPEN_FILES and hasattr(os, "O_TMPFILE") else None
+_NO_UNNAMED: Final = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
+
 _LOCK_SECONDS: Final = 3.0
 
 
 class LocalStorage(StorageBackend):
     """Files on this machine's disk, durable when a call returns, whole or not there at all.
 
-    A write goes to a temporary file, is synced, and is then linked into place: `link` fails where the name is taken,
-    so nothing is overwritten, and no reader sees half a file. Where the file system has no links, it is renamed into
-    place under a lock that the kernel gives back when its holder dies.
+    A write goes to a file without a name (or to a temporary one), is synced, and is then linked into place: `link`
+    fails where the name is taken, so nothing is overwritten, and no reader sees half a file. Where the file system has
+    no links, it is renamed into place under a lock that the kernel gives back when its holder dies.
 
     No symbolic link below the root is followed, neither as a file nor as a directory: whoever manages to place one
     (a restored backup, another program of the same user) cannot make the service read or write outside.
@@ -173,6 +177,8 @@ class LocalStorage(StorageBackend):
                 adopted = self._adopt(key, source, directory, name)
                 if adopted is not None:
                     return adopted
+            if (written := self._write_unnamed(key, source, directory, name)) is not None:
+                return written
             with self._temporary_copy(source) as (path, descriptor):
                 try:
                     self._link(path, directory, name)
@@ -183,6 +189,31 @@ class LocalStorage(StorageBackend):
                         _rename_if_absent(path, directory, name)
                 os.fsync(directory)
                 return _record(key, os.fstat(descriptor))
+
+    def _write_unnamed(self, key: str, source: Source, directory: int, name: str) -> StoredObject | None:
+        """Write a file that has no name until it is whole, so that none is left whatever happens meanwhile.
+
+        None where the system, or the file system, has no such files.
+        """
+        if _UNNAMED is None:
+            return None
+        try:
+            descriptor = os.open(".", _UNNAMED, FILE_MODE, dir_fd=directory)
+        except OSError as error:
+            if error.errno in _NO_UNNAMED:
+                return None
+            raise
+        try:
+            _fill(descriptor, source)
+            self._link(f"{_OPEN_FILES}/{descriptor}", directory, name, follow_symlinks=True)
+            os.fsync(directory)
+            return _record(key, os.fstat(descriptor))
+        except OSError as error:
+            if error.errno in _NO_LINKS:
+                return None
+            raise
+        finally:
+            os.close(descriptor)
 
     def _adopt(self, key: str, source: Path, directory: int, name: str) -> StoredObject | None:
         """Link the caller's own file into place; None where it has to be copied after all."""
@@ -319,14 +350,7 @@ class LocalStorage(StorageBackend):
         """A file of its own with the bytes of `source`, durable; its name is gone afterwards."""
         descriptor, path = tempfile.mkstemp(prefix="put-", dir=self._temporaries.path)
         try:
-            with open(descriptor, "wb", closefd=False) as file:
-                if isinstance(source, bytes):
-                    file.write(source)
-                else:
-                    with source.open("rb") as original:
-                        shutil.copyfileobj(original, file, _CHUNK_BYTES)
-            os.fchmod(descriptor, FILE_MODE)
-            os.fsync(descriptor)
+            _fill(descriptor, source)
             yield path, descriptor
         finally:
             os.close(descriptor)
@@ -364,8 +388,16 @@ class LocalStorage(StorageBackend):
             raise ObjectNotFound("there is no such object")
         return descriptor
 
-    def _link(self, source: str | Path, directory: int, name: str, *, source_directory: int | None = None) -> None:
-        os.link(source, name, src_dir_fd=source_directory, dst_dir_fd=directory, follow_symlinks=False)
+    def _link(
+        self,
+        source: str | Path,
+        directory: int,
+        name: str,
+        *,
+        source_directory: int | None = None,
+        follow_symlinks: bool = False,
+    ) -> None:
+        os.link(source, name, src_dir_fd=source_directory, dst_dir_fd=directory, follow_symlinks=follow_symlinks)
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -402,6 +434,18 @@ class LocalStorage(StorageBackend):
                 f"the storage {self.name} and its temporary files are on two file systems", storage=self.name, key=key
             )
         return StorageUnavailable(f"the storage {self.name} cannot be used: {reason}", storage=self.name, key=key)
+
+
+def _fill(descriptor: int, source: Source) -> None:
+    """Write all of `source` to a new file, readable for those who may, and have it on the disk."""
+    with open(descriptor, "wb", closefd=False) as file:
+        if isinstance(source, bytes):
+            file.write(source)
+        else:
+            with source.open("rb") as original:
+                shutil.copyfileobj(original, file, _CHUNK_BYTES)
+    os.fchmod(descriptor, FILE_MODE)
+    os.fsync(descriptor)
 
 
 class _OpenFile:
