@@ -169,6 +169,40 @@ def test_an_upload_killed_in_the_middle_leaves_nothing_once_another_process_look
     assert len(httpx.get(f"{again.url}/api/v1/assets").json()["items"]) >= 3
 
 
+@pytest.mark.parametrize("depth", [0, 6], ids=["short", "long"])
+def test_a_killed_one_leaves_no_temporary_file_anywhere(tmp_path: Path, depth: int) -> None:
+    folder, elsewhere = tmp_path.joinpath(*["a folder"] * depth), tmp_path / "elsewhere"
+    folder.mkdir(parents=True, exist_ok=True)
+    elsewhere.mkdir()
+    server = Server(folder, TMPDIR=str(elsewhere))
+    answer = httpx.post(f"{server.url}/api/v1/assets?sizes=100", files={"file": ("a.jpg", HOLIDAY)}, timeout=60)
+    assert answer.status_code == 201, "rendered in a worker"
+    server.stop(signal.SIGKILL)
+    assert list(elsewhere.iterdir()) == []
+    again = Server(folder, TMPDIR=str(elsewhere))
+    try:
+        until(lambda: len(list((folder / "data" / "tmp").iterdir())) == 3)
+        assert len(list((folder / "data" / "tmp").iterdir())) == 3, "its own, its storage's, and everybody else's"
+        httpx.post(f"{again.url}/api/v1/assets?sizes=100", files={"file": ("a.jpg", HOLIDAY)}, timeout=60)
+        assert again.stop() == 0
+    finally:
+        again.process.kill()
+    assert list(elsewhere.iterdir()) == []
+    assert list((folder / "data" / "tmp").iterdir()) == []
+    assert "Traceback" not in again.text
+
+
+def test_a_data_directory_that_goes_away_is_unavailable_and_the_end_is_in_good_order(
+    serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    server = serve()
+    (tmp_path / "data").rename(tmp_path / "unmounted")
+    answer = httpx.post(f"{server.url}/api/v1/assets", files={"file": ("a.jpg", HOLIDAY)})
+    assert (answer.status_code, answer.json()["code"]) == (503, "busy")
+    assert httpx.get(f"{server.url}/api/v1/assets").status_code == 503
+    assert server.stop() == 0
+
+
 def test_a_taken_port_is_one_sentence(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

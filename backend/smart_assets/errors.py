@@ -16,6 +16,7 @@ An error knows what went wrong in words a caller can act on, and a stable snake_
     ├── ImageError
     │   ├── UnsupportedImage          not an image, or a format that is not allowed
     │   ├── CorruptImage              truncated or damaged
+    │   │   └── DecoderFailed         or so it seems: it took too long, or its decoder crashed
     │   └── TooManyPixels
     ├── AccessError
     │   ├── Unauthorized
@@ -143,6 +144,10 @@ class UnsupportedImage(ImageError):
 
 class CorruptImage(ImageError):
     """Truncated, or damaged."""
+
+
+class DecoderFailed(CorruptImage):
+    """What the image did to its decoder; another time, on a machine that is less busy, it may do nothing."""
 
 
 class TooManyPixels(ImageError):

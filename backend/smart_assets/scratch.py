@@ -29,6 +29,12 @@ class ScratchDirectory:
                     return
                 os.close(self._descriptor)
 
+    @property
+    def short_path(self) -> str:
+        """A path to it for this process's lifetime, as short as the system has them: through the open descriptor."""
+        short = f"/proc/{os.getpid()}/fd/{self._descriptor}"
+        return short if os.path.exists(short) else str(self.path)  # noqa: PTH110 - a link that leads nowhere else
+
     def close(self) -> None:
         """Remove the directory and what is in it; more than once does no harm."""
         if self._descriptor >= 0:

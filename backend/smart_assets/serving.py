@@ -9,9 +9,11 @@ import signal
 import socket
 import tempfile
 from collections.abc import Callable
+from multiprocessing import util
 from pathlib import Path
 
 from smart_assets.errors import ConfigurationError
+from smart_assets.scratch import ScratchDirectory
 from smart_assets.settings import Settings
 
 
@@ -61,7 +63,7 @@ def serve_on(
 
     async def run() -> None:
         async with app.router.lifespan_context(app):
-            _keep_temporary_files(app.state.runtime.temporary_dir)
+            _keep_temporary_files(settings.temporary_dir)
             server = uvicorn.Server(config)
 
             def stop(*_: object) -> None:
@@ -86,7 +88,11 @@ def serve_on(
 
 
 def _keep_temporary_files(directory: Path) -> None:
-    """Have everybody's temporary files where they are removed even if this process is killed."""
-    # multiprocessing keeps a socket there, `pymp-…/listener-…`, and an address has no more room (unix(7)).
-    if len(os.fsencode(directory.absolute())) + 40 < 108:
-        tempfile.tempdir = str(directory.absolute())
+    """Have everybody's temporary files below `directory`, where they are removed even if this process is killed."""
+    scratch = ScratchDirectory(directory)
+    # Behind multiprocessing's own last act (-100), which wants to remove its directory itself.
+    util.Finalize(None, scratch.close, exitpriority=-200)
+    tempfile.tempdir = str(scratch.path.absolute())
+    # A socket is kept there, `pymp-…/listener-…`, and its address has no more room (unix(7)).
+    if len(os.fsencode(tempfile.tempdir)) + 40 >= 108:
+        tempfile.tempdir = scratch.short_path

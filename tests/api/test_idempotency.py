@@ -13,6 +13,8 @@ import pytest
 
 from smart_assets.assets import idempotency
 from smart_assets.catalogue.models import idempotency_keys
+from smart_assets.errors import CorruptImage, DecoderFailed
+from smart_assets.storage.errors import StorageUnavailable
 from tests import images
 from tests.conftest import Service, StartService, problem_of
 from tests.staging import FaultyStorage
@@ -61,6 +63,44 @@ async def test_a_retry_gets_the_first_answer_again_and_stores_nothing(service: S
     assert again.json() == first.json()
     assert len(await service.rows()) == 1
     assert (await service.client.get(again.json()["url"])).content == HOLIDAY
+
+
+async def test_what_failed_on_our_side_is_tried_again_though_the_request_wanted_what_works(
+    service: Service, faulty: FaultyStorage
+) -> None:
+    faulty.fail("put")
+    failed = await send_batch(service, "k", HOLIDAY, OTHER, storage="faulty", atomic="false")
+    assert failed.status_code == 201
+    assert [one["code"] for one in failed.json()["failed"]] == ["storage_unavailable"] * 2
+    faulty.relent()
+    again = await send_batch(service, "k", HOLIDAY, OTHER, storage="faulty", atomic="false")
+    assert "idempotency-replayed" not in again.headers
+    assert len(again.json()["assets"]) == 2
+
+
+async def test_what_was_kept_of_a_request_is_never_stored_twice(service: Service, faulty: FaultyStorage) -> None:
+    faulty.fail("put", at=2)
+    first = await send_batch(service, "k", HOLIDAY, OTHER, storage="faulty", atomic="false")
+    assert (len(first.json()["assets"]), len(first.json()["failed"])) == (1, 1)
+    faulty.relent()
+    again = await send_batch(service, "k", HOLIDAY, OTHER, storage="faulty", atomic="false")
+    assert again.headers["idempotency-replayed"] == "true"
+    assert again.json() == first.json()
+    assert len(await service.rows()) == 1
+
+
+def test_a_decoder_that_failed_may_do_better_another_time() -> None:
+    assert idempotency.is_about_the_content(CorruptImage("damaged"))
+    assert not idempotency.is_about_the_content(DecoderFailed("took longer than 60 seconds"))
+    assert not idempotency.is_about_the_content(StorageUnavailable("away"))
+
+
+async def test_two_keys_are_a_mistake(service: Service) -> None:
+    headers = [("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
+    answer = await service.client.post("/api/v1/assets", headers=headers, files={"file": ("a.jpg", HOLIDAY)})
+    problem = problem_of(answer, 422, "invalid_parameter")
+    assert problem["errors"][0]["loc"] == ["header", "idempotency-key"]
+    assert await service.leaves_nothing()
 
 
 async def test_another_boundary_another_order_of_parameters_and_their_defaults_are_the_same_request(

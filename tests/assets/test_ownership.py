@@ -191,16 +191,24 @@ async def test_a_slow_storage_does_not_stop_the_beat(tmp_path: Path, faulty: Fau
 
 
 async def test_a_storage_that_is_gone_breaks_neither_the_list_nor_a_deletion(start_service: StartService) -> None:
-    undo = register_backend("other", lambda _name, _settings: FaultyStorage("other"))
-    async with start_service() as service:
+    other = FaultyStorage("other")
+    undo = register_backend("other", lambda _name, _settings: other)
+    async with start_service(lease_seconds=3600) as service:
         lost, kept = await service.uploaded(HOLIDAY, storage="other"), await service.uploaded(HOLIDAY)
         undo()
         service.runtime.storages._opened.pop("other")
         items = (await service.client.get("/api/v1/assets")).json()["items"]
         assert [asset["id"] for asset in items] == [kept["id"], lost["id"]]
-        answer = await service.client.delete(f"/api/v1/assets/{lost['id']}")
+        url = f"/api/v1/assets/{lost['id']}"
+        answer = await service.client.patch(url, json={"visibility": "private"})
         problem_of(answer, 422, "storage_not_configured")
-        assert {state for _, state in await service.rows()} == {AssetState.READY}
+        assert {state for _, state in await service.rows()} == {AssetState.READY}, "nothing was begun"
+        assert (await service.client.delete(url)).status_code == 204
+        assert (await service.client.get(url)).status_code == 404
+        assert (await service.client.get("/api/v1/stats")).json()["deletions_owed"] == 1
+        service.runtime.storages._opened["other"] = other
+        assert await service.runtime.reconciler.pass_once() == 1
+        assert await other.keys() == set(), "its bytes go when it is back"
 
 
 async def test_a_size_that_was_never_made_hinders_no_change_of_visibility(

@@ -169,12 +169,15 @@ async def test_removing_an_asset_removes_its_tags(database: Database) -> None:
 async def test_abandoned_is_what_no_living_process_is_at_work_on(database: Database) -> None:
     claims = ("mine/1", "mine/2", "theirs/1", None, "dead/1")
     held, given_up, theirs, nobodys, dead = (a_record(lease=claim) for claim in claims)
-    await database.write(lambda catalogue: catalogue.insert_pending([held, given_up, theirs, nobodys, dead]))
-    await keep(database, a_record())
+    elsewhere = replace(a_record(lease="dead/1"), storage="elsewhere")
+    rows = [held, given_up, theirs, nobodys, dead, elsewhere]
+    await database.write(lambda catalogue: catalogue.insert_pending(rows))
+    await keep(database, replace(a_record(), storage="quiet"))
+    assert await database.read(lambda catalogue: catalogue.unsettled_storages()) == ("elsewhere", "local")
 
     def abandoned(after: UUID | None, limit: int) -> Callable[[Repository], tuple[AssetRecord, ...]]:
         return lambda catalogue: catalogue.abandoned(
-            own_lease="mine", held=["mine/1"], living=["mine", "theirs"], after=after, limit=limit
+            own_lease="mine", held=["mine/1"], living=["mine", "theirs"], storage="local", after=after, limit=limit
         )
 
     found = await database.read(abandoned(None, 10))

@@ -35,7 +35,7 @@ PATIENCE: Final = 60
 """Seconds after which only what hangs for good is still to come."""
 
 _EXTENSIONS: Final = {"jpeg": "jpg", "png": "png", "webp": "webp", "gif": "gif", "avif": "avif"}
-_MARKER: Final = "private/smart-assets-catalogue-"
+_MARKER: Final = "smart-assets/catalogue-"
 _FOREIGN: Final = (PREFIX, "AWS_", "CLOUDINARY_", "GOOGLE_", "AZURE_")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from smart_assets import scratch
 from smart_assets.imaging.budget import MemoryBudget
 from smart_assets.scratch import ScratchDirectory
 
@@ -87,3 +89,17 @@ def test_what_is_given_back_after_the_end_does_no_harm(processes: list[MemoryBud
         first.give_back(100)
         another.seek(0)
         assert another.read() == "whole"
+
+
+def test_who_cannot_see_what_others_take_gets_nothing_and_keeps_nothing(
+    processes: list[MemoryBudget], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_directory: Path) -> bool:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    first, second, _ = processes
+    assert first.take(10)
+    with monkeypatch.context() as patches:
+        patches.setattr(scratch, "is_in_use", fail)
+        assert not second.take(10)
+    assert second.take(90)

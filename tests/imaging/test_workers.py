@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import multiprocessing
 import os
 import signal
@@ -10,17 +11,20 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import anyio
+import pebble
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from prometheus_client import REGISTRY
 
+import smart_assets.imaging.workers as module
 from smart_assets.errors import Busy, CorruptImage, SmartAssetsError, TooManyPixels
 from smart_assets.formats import ImageFormat
 from smart_assets.imaging.budget import MemoryBudget
@@ -390,6 +394,42 @@ async def test_one_that_gives_up_waiting_does_not_hold_up_those_behind(quick: Ma
         await third
         assert not first.done()
         first.cancel()
+
+
+async def test_workers_that_cannot_be_started_are_busy_and_tried_again(
+    quick: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, failures = module._new_pool, [BrokenProcessPool("killed as it began"), OSError(errno.EAGAIN, "no process")]
+
+    def fail_at_first(settings: ImagingSettings) -> pebble.ProcessPool:
+        if failures:
+            raise failures.pop()
+        return start(settings)
+
+    async with pool_of() as pool:
+        monkeypatch.setattr(module, "_new_pool", fail_at_first)
+        assert len((await pool.render(quick())).renditions) == 2
+        failures += [OSError(errno.EAGAIN, "no process")] * 9
+        assert pool._pool is not None
+        await asyncio.to_thread(module._end, pool._pool)
+        with pytest.raises(Busy):
+            await pool.render(quick())
+        failures.clear()
+        assert len((await pool.render(quick())).renditions) == 2
+
+
+async def test_idle_workers_that_were_all_stopped_are_replaced(
+    quick: MakeJob, workers: Pids, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_HAND_OVER_SECONDS", 1)
+    async with pool_of(workers=2, timeout_seconds=1) as pool:
+        for _ in range(2):
+            await pool.render(quick())
+        for pid in workers():
+            os.kill(pid, signal.SIGSTOP)
+        monkeypatch.setattr(module, "_TRIES", 5)  # on a busy machine the new ones may not be ready in a second either
+        assert len((await pool.render(quick())).renditions) == 2
+    assert memory_in_use() == 0
 
 
 async def test_closing_ends_what_is_running(slow: MakeJob, quick: MakeJob, workers: Pids) -> None:

@@ -1,13 +1,15 @@
 """What a process that is gone left half done is finished by one that lives, and nothing else is touched."""
 
+import asyncio
 import time
+from datetime import UTC, datetime
 
 import pytest
 
 from smart_assets.assets.objects import object_keys
-from smart_assets.catalogue.models import AssetRecord, AssetState
+from smart_assets.catalogue.models import AssetRecord, AssetState, KeyRecord
 from smart_assets.catalogue.repository import Repository
-from smart_assets.maintenance.reconcile import LeaseWatch
+from smart_assets.maintenance.reconcile import BATCH, LeaseWatch
 from smart_assets.storage.keys import Visibility, with_visibility
 from tests import images
 from tests.catalogue.test_repository import a_record
@@ -53,6 +55,40 @@ async def test_a_dead_change_of_visibility_ends_private(service: Service, target
     assert all(key.startswith("private/") for key in service.stored_files())
     assert len(service.stored_files()) == 2
     assert [state for _, state in await service.rows()] == ["ready"]
+
+
+async def test_however_much_is_owed_at_one_storage_the_others_are_looked_after(
+    start_service: StartService, faulty: FaultyStorage
+) -> None:
+    async with start_service(lease_seconds=3600) as service:
+        owed = [a_record(lease=DEAD, storage="faulty") for _ in range(BATCH + 1)]
+        await service.runtime.database.write(lambda catalogue: catalogue.insert_pending(owed))
+        await leave_behind(service, a_record(state=AssetState.PENDING, lease=DEAD))
+        faulty.fail("delete")
+        assert await service.runtime.reconciler.pass_once() == 1
+        assert service.stored_files() == []
+
+
+async def test_a_key_that_a_process_took_which_has_just_begun_stays_its_own(
+    start_service: StartService, faulty: FaultyStorage
+) -> None:
+    async with start_service(lease_seconds=3600) as service:
+        reconciler, database = service.runtime.reconciler, service.runtime.database
+        await database.write(lambda catalogue: catalogue.insert_pending([a_record(lease=DEAD, storage="faulty")]))
+        reconciler._interval = 0.2
+        hang = faulty.hang("delete")
+        passing = asyncio.create_task(reconciler.pass_once())
+        await hang.reached.wait()
+        key = KeyRecord(owner="default", key="k", request="r", created_at=datetime.now(UTC), claim="another/1")
+
+        def begin(catalogue: Repository) -> None:
+            catalogue.beat("another", 1)
+            assert catalogue.claim_key(key)
+
+        await database.write(begin)
+        await passing
+        hang.release()
+        assert await database.read(lambda catalogue: catalogue.find_key("default", "k")) is not None
 
 
 async def test_what_a_process_taken_for_dead_did_after_all_is_undone(service: Service) -> None:
@@ -166,14 +202,14 @@ async def test_a_deletion_that_is_refused_is_tried_ever_more_rarely_and_for_good
             refused = faulty.calls["delete"]
             await reconciler.pass_once()
             assert faulty.calls["delete"] == refused, "not its time yet"
-            ((asset_id, (delay, due)),) = reconciler._put_off.items()
+            ((asset_id, (delay, due)),) = reconciler._put_off["faulty"].items()
             assert time.monotonic() < due <= time.monotonic() + delay
             delays.append(delay)
-            reconciler._put_off[asset_id] = (delay, 0)
+            reconciler._put_off["faulty"][asset_id] = (delay, 0)
         assert delays == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600, 600, 600]
         assert (await service.client.get("/api/v1/stats")).json()["deletions_owed"] == 1
         faulty.relent()
         assert await reconciler.pass_once() == 1
-        assert reconciler._put_off == {}
+        assert reconciler._put_off["faulty"] == {}
         assert (await service.client.get("/api/v1/stats")).json()["deletions_owed"] == 0
         assert await faulty.keys() == set()

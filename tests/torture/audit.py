@@ -27,7 +27,7 @@ from tests.torture.places import Place, files_below
 
 _KNOWN_FILES = {"catalogue.sqlite3", "catalogue.sqlite3-wal", "catalogue.sqlite3-shm", "signing.key", "assets.lock"}
 _KNOWN_DIRECTORIES = {"assets", "tmp"}
-_DIRECTORIES_OF_A_PROCESS = 2
+_DIRECTORIES_OF_A_PROCESS = 3
 _CLAIM = "rendering"
 """A file of each process that lives, as long as what its workers take: nothing, when nobody asks for anything."""
 _LOOKS_ALIKE = 12

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from smart_assets.api.deps import get_caller, get_presenter, get_runtime
 from smart_assets.api.schemas import IDEMPOTENCY_KEY, UploadQuery
+from smart_assets.errors import InvalidParameter
 
 _KEY_HEADER = "idempotency-key"
 _LISTS = frozenset(
@@ -61,10 +62,13 @@ def read_query(request: Request) -> UploadQuery:
 
 
 def read_key(request: Request) -> str | None:
-    """The request's Idempotency-Key; RequestValidationError where it is none."""
-    key = request.headers.get(_KEY_HEADER)
-    if key is None:
+    """The request's Idempotency-Key; RequestValidationError where it is none, InvalidParameter where there are two."""
+    keys = set(request.headers.getlist(_KEY_HEADER))
+    if not keys:
         return None
+    if len(keys) > 1:
+        raise InvalidParameter.at("header", _KEY_HEADER, message="stands twice, with different keys")
+    (key,) = keys
     try:
         return IDEMPOTENCY_KEY.validate_python(key)
     except ValidationError as error:

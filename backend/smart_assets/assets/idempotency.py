@@ -28,6 +28,7 @@ from smart_assets.errors import (
     AssetGone,
     BodyTooLarge,
     Busy,
+    DecoderFailed,
     IdempotencyConflict,
     IdempotencyError,
     IdempotencyInProgress,
@@ -43,7 +44,11 @@ logger = logging.getLogger(__name__)
 KEPT = timedelta(hours=24)
 
 _ABOUT_THE_CONTENT = (ImageError, InvalidParameter, BodyTooLarge)
-"""Refusals that would be the same again; what else fails is worth another try under the same key."""
+
+
+def is_about_the_content(error: SmartAssetsError) -> bool:
+    """Whether a refusal would be the same again; what else fails is worth another try under the same key."""
+    return isinstance(error, _ABOUT_THE_CONTENT) and not isinstance(error, DecoderFailed)
 
 
 def fingerprint(*parts: Any) -> str:
@@ -71,12 +76,18 @@ class Attempt:
     # ── The first ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def remember(self, catalogue: Repository, outcomes: Sequence[UploadedAsset | Failure]) -> None:
-        """Within the transaction that closes the request: what came of it. Busy where the key was lost meanwhile."""
+        """Within the transaction that closes the request: what came of it. Busy where the key was lost meanwhile.
+
+        Nothing is remembered where nothing was kept and any of it may succeed when it is tried again.
+        """
+        failures = [outcome.error for outcome in outcomes if isinstance(outcome, Failure)]
+        if len(failures) == len(outcomes) and not all(is_about_the_content(error) for error in failures):
+            return
         self._finish(catalogue, {"files": [_told(outcome) for outcome in outcomes]})
 
     async def remember_refusal(self, error: SmartAssetsError) -> None:
         """Remember that the request was refused, where that was for what it sent."""
-        if isinstance(error, _ABOUT_THE_CONTENT):
+        if is_about_the_content(error):
             told = {"code": error.code, "detail": error.detail}
             errors = [{"loc": list(wrong.loc), "message": wrong.message} for wrong in error.errors]
             outcome: JsonObject = {"refused": {**told, "errors": errors}}

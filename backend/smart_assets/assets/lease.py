@@ -8,12 +8,16 @@ says which claim it does so under, so who was too slow changes nothing.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from uuid import uuid4
 
 from smart_assets.catalogue.database import Database
+from smart_assets.errors import CatalogueUnavailable, NoSpace
+
+logger = logging.getLogger(__name__)
 
 
 class Lease:
@@ -53,5 +57,9 @@ class Lease:
 
         Not while a task still works under it: what that one is doing must be over before another finishes it.
         """
-        if not self._held:
+        if self._held:
+            return
+        try:
             await self._database.write(lambda catalogue: catalogue.drop_lease(self.id))
+        except (CatalogueUnavailable, NoSpace) as error:
+            logger.warning("the lease could not be given back: it runs out", extra={"error": repr(error)})

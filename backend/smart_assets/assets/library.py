@@ -17,7 +17,7 @@ from smart_assets.catalogue.database import Database
 from smart_assets.catalogue.models import AssetRecord, AssetState, JsonObject, VariantRecord
 from smart_assets.catalogue.repository import AssetFilter, StorageTotals
 from smart_assets.errors import AssetBusy, AssetNotFound, PreconditionFailed, VariantNotFound
-from smart_assets.storage.errors import StorageError, StorageUnavailable
+from smart_assets.storage.errors import StorageError, StorageNotConfigured, StorageUnavailable
 from smart_assets.storage.registry import Storages
 from smart_assets.visibility import Visibility
 
@@ -125,6 +125,7 @@ class Library:
         return wanted if written else None
 
     async def _change_visibility(self, record: AssetRecord, wanted: AssetRecord) -> AssetRecord | None:
+        self._storages.get(record.storage)  # not configured any more: said before the row is `moving`
         with self._lease.claim() as claim:
             moving = replace(record, state=AssetState.MOVING, target_visibility=wanted.visibility, lease=claim)
             begun = await self._database.write(
@@ -143,15 +144,20 @@ class Library:
     async def delete(self, asset_id: UUID, owner: str | None) -> None:
         """Delete an asset: gone for callers at once.
 
-        Returns when the bytes are gone too, or, where they lie beyond a network that does not answer now, are sure to
-        be removed as soon as it does. AssetNotFound the second time.
+        Returns when the bytes are gone too, or, where they lie beyond a network that does not answer now, or in a
+        storage that is not configured any more, are sure to be removed as soon as it is. AssetNotFound the second time.
         """
         record = await self.get(asset_id, owner)
-        backend = self._storages.get(record.storage)
         gone = await asyncio.shield(self._delete(asset_id, owner))
-        if not gone and backend.capabilities.at_hand:
+        if not gone and self._is_at_hand(record.storage):
             # What delivery reads straight from disk it would still hand out.
             raise StorageUnavailable("the bytes could not be removed yet; they will be")
+
+    def _is_at_hand(self, storage: str) -> bool:
+        try:
+            return self._storages.get(storage).capabilities.at_hand
+        except StorageNotConfigured:
+            return False
 
     async def _delete(self, asset_id: UUID, owner: str | None) -> bool:
         with self._lease.claim() as claim:

@@ -19,7 +19,7 @@ from smart_assets.assets.together import all_or_first_error
 from smart_assets.catalogue.database import Database
 from smart_assets.catalogue.models import AssetRecord, AssetState
 from smart_assets.errors import Busy, CatalogueUnavailable
-from smart_assets.storage.errors import ObjectNotFound, StorageUnavailable
+from smart_assets.storage.errors import ObjectNotFound, StorageNotConfigured, StorageUnavailable
 from smart_assets.storage.registry import Storages
 from smart_assets.visibility import Visibility
 
@@ -54,7 +54,11 @@ class Settling:
 
         False where bytes are left: the row stays, and is tried again later.
         """
-        backend = self._storages.get(record.storage)
+        try:
+            backend = self._storages.get(record.storage)
+        except StorageNotConfigured:
+            logger.warning("the storage of a deleted asset is not configured any more", extra=names(record))
+            return False
         if await backend.cleanup_failed_assets(object_keys(record)):
             return False
         await self._database.write(lambda catalogue: catalogue.remove(record))

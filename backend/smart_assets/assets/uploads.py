@@ -239,7 +239,10 @@ class Uploads:
 
     def _check_reserve(self) -> None:
         """Raise NoSpace before the disk is so full that the catalogue could not even note a deletion."""
-        disk = os.statvfs(self._settings.data_dir)
+        try:
+            disk = os.statvfs(self._settings.data_dir)
+        except OSError as error:
+            raise CatalogueUnavailable("the data directory cannot be reached; try again") from error
         if disk.f_bavail * disk.f_frsize < RESERVE_BYTES:
             raise NoSpace("no room left in the data directory")
 

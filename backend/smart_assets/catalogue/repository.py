@@ -397,15 +397,27 @@ class Repository:
         for lease, beat in last_beats.items():
             self._connection.execute(delete(leases).where(leases.c.id == lease, leases.c.beat == beat))
 
+    def unsettled_storages(self) -> tuple[str, ...]:
+        """The storages of rows somebody is, or was, at work on."""
+        query = select(assets.c.storage).where(_UNSETTLED).distinct().order_by(assets.c.storage)
+        return tuple(self._connection.execute(query).scalars())
+
     def abandoned(
-        self, *, own_lease: str, held: Collection[str], living: Collection[str], after: UUID | None, limit: int
+        self,
+        *,
+        own_lease: str,
+        held: Collection[str],
+        living: Collection[str],
+        storage: str,
+        after: UUID | None,
+        limit: int,
     ) -> tuple[AssetRecord, ...]:
-        """Rows somebody was at work on and nobody is, in the order of their ids, `after` one.
+        """Rows of a storage somebody was at work on and nobody is, in the order of their ids, `after` one.
 
         Nobody: neither this process (`own_lease`) under a claim it has `held`, nor one of the `living` others.
         """
         nobody = _nobody_at_work(assets.c.lease, own_lease=own_lease, held=held, living=living)
-        query = select(assets).where(_UNSETTLED, nobody)
+        query = select(assets).where(_UNSETTLED, assets.c.storage == storage, nobody)
         if after is not None:
             query = query.where(assets.c.id > after)
         return tuple(_from_row(row) for row in self._connection.execute(query.order_by(assets.c.id).limit(limit)))

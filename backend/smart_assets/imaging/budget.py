@@ -7,10 +7,13 @@ for a process that was stopped to keep: who wants memory claims it first, and lo
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
 from smart_assets import scratch
+
+logger = logging.getLogger(__name__)
 
 CLAIM = "rendering"
 
@@ -29,14 +32,20 @@ class MemoryBudget:
         """Take so much, or nothing: False where it does not fit into what is left.
 
         More than there is in all is given to who asks while nobody has any. Of two processes that ask at the same
-        moment for the last of it, both may be refused.
+        moment for the last of it, both may be refused; so is who cannot see the others' claims just now.
         """
-        self._set(self._taken + memory_bytes)
-        in_use = self._taken - memory_bytes + self._of_others()
-        if in_use and in_use + memory_bytes > self._total:
-            self._set(self._taken - memory_bytes)
-            return False
-        return True
+        before = self._taken
+        self._set(before + memory_bytes)
+        fits = False
+        try:
+            in_use = before + self._of_others()
+            fits = not in_use or in_use + memory_bytes <= self._total
+        except OSError as error:  # too many open files, say
+            logger.warning("could not see what other processes take", extra={"error": repr(error)})
+        finally:
+            if not fits:
+                self._set(before)
+        return fits
 
     def give_back(self, memory_bytes: int) -> None:
         """What was taken is free again."""

@@ -24,7 +24,7 @@ import anyio
 import pebble
 
 from smart_assets import observability
-from smart_assets.errors import Busy, CorruptImage, TooManyPixels
+from smart_assets.errors import Busy, DecoderFailed, TooManyPixels
 from smart_assets.formats import ImageFormat
 from smart_assets.imaging import worker_process
 from smart_assets.imaging.budget import MemoryBudget
@@ -41,6 +41,9 @@ _FORK_SERVER_GONE = 255
 
 _MiB = 1024 * 1024
 _LOOK_SECONDS = 0.1
+_TRIES = 2
+_HAND_OVER_SECONDS = 15
+"""How long an idle worker may take to begin; then none of them can be working."""
 
 # A worker in libvips' C code hears no Python signal handler, and ours ignore SIGTERM anyway (see `worker_process`):
 # waiting between SIGTERM and SIGKILL would only hold up the pool's other jobs.
@@ -68,7 +71,7 @@ class RenderPool:
     async def render(self, job: RenderJob) -> RenderResult:
         """The job's result; its files are the caller's to remove.
 
-        Raises CorruptImage for damaged pixels and for images that take too long or crash the decoder, TooManyPixels
+        Raises CorruptImage for damaged pixels, DecoderFailed for images that take too long or crash it, TooManyPixels
         for more memory than a worker may take, and Busy where no worker had room for it in time. On an error, and when
         cancelled, the job has stopped and none of its files stays.
         """
@@ -97,15 +100,14 @@ class RenderPool:
             future.cancel()  # type: ignore[no-untyped-call]
 
     async def _render(self, job: RenderJob) -> RenderResult:
-        try:
-            return await self._attempt(job)
-        except _PoolBroken:
-            await self._working_pool()  # ends what is left of the broken one
-            job.discard()
-        try:
-            return await self._attempt(job)
-        except _PoolBroken:
-            raise Busy("the rendering workers are not to be had just now") from None
+        for _ in range(_TRIES):
+            try:
+                return await self._attempt(job)
+            except _PoolBroken:
+                with suppress(_PoolBroken):
+                    await self._working_pool()  # ends what is left of the broken one
+                job.discard()
+        raise Busy("the rendering workers are not to be had just now")
 
     async def _attempt(self, job: RenderJob) -> RenderResult:
         pool = await self._working_pool()
@@ -116,25 +118,34 @@ class RenderPool:
             raise _PoolBroken from error
         self._running.add(future)
         try:
-            await self._finished(pool, future)
+            await self._finished(pool, future, timeout + _HAND_OVER_SECONDS)
             return future.result()
         except TimeoutError:
-            raise CorruptImage(f"making the sizes took longer than {timeout:g} seconds") from None
+            raise DecoderFailed(f"making the sizes took longer than {timeout:g} seconds") from None
         except pebble.ProcessExpired as error:
             # An operator, or the kernel for want of memory: it may have met the fork server instead.
             if error.exitcode in {-signal.SIGKILL, _FORK_SERVER_GONE}:
                 raise Busy("the worker was stopped from outside while it rendered the image") from error
-            raise CorruptImage("the image crashed its decoder") from error
+            raise DecoderFailed("the image crashed its decoder") from error
         except BrokenProcessPool as error:
             raise _PoolBroken from error
         except CancelledError:
+            if not self._closed:
+                raise _PoolBroken from None
             raise Busy("the service is shutting down") from None
         finally:
             self._running.discard(future)
 
-    async def _finished(self, pool: pebble.ProcessPool, future: pebble.ProcessFuture[RenderResult]) -> None:
-        """Return when the future is done. When cancelled, return only once the job has stopped."""
+    async def _finished(
+        self, pool: pebble.ProcessPool, future: pebble.ProcessFuture[RenderResult], seconds: float
+    ) -> None:
+        """Return when the future is done. When cancelled, return only once the job has stopped.
+
+        Ends the pool where that takes longer than `seconds`: pebble's own clock begins when a worker has taken the
+        job, and workers that were stopped take none.
+        """
         done, loop = anyio.Event(), asyncio.get_running_loop()
+        deadline = loop.time() + seconds
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(done.set))
         try:
             while not done.is_set():
@@ -142,6 +153,9 @@ class RenderPool:
                     await done.wait()
                 # What is handed over at the very moment a pool breaks is never heard of again.
                 if not (done.is_set() or pool.active):
+                    raise _PoolBroken
+                if not done.is_set() and loop.time() > deadline:
+                    await self._threads.run(partial(_end, pool))
                     raise _PoolBroken
         finally:
             if not done.is_set():
@@ -166,7 +180,11 @@ class RenderPool:
             logger.warning("the rendering workers broke down and are started anew")
             observability.WORKER_RESTARTS.inc()
             _end(self._pool)
-        self._pool = _new_pool(self._settings)
+            self._pool = None
+        try:
+            self._pool = _new_pool(self._settings)
+        except (BrokenProcessPool, RuntimeError, OSError) as error:  # no process to be had, or killed as it began
+            raise _PoolBroken from error
         return self._pool
 
 
@@ -191,8 +209,14 @@ def _new_pool(settings: ImagingSettings) -> pebble.ProcessPool:
         initargs=[settings.worker_memory_bytes],
         context=context,
     )
-    if not pool.active:  # asking is what starts it
-        raise Busy("the rendering workers could not be started")
+    try:
+        is_active = pool.active  # asking is what starts it
+    except BaseException:
+        with suppress(Exception):
+            _end(pool)
+        raise
+    if not is_active:
+        raise BrokenProcessPool("the workers could not be started")
     return pool
 
 
@@ -226,8 +250,8 @@ class _Gate:
         """Hold one worker and so many bytes; Busy where that takes longer than `wait_seconds` to get."""
         turn = anyio.Event()
         self._waiting.append((memory, turn))
-        self._let_in()
         try:
+            self._let_in()
             if not turn.is_set():
                 with anyio.move_on_after(wait_seconds):
                     await turn.wait()

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
@@ -92,8 +92,8 @@ class Reconciler:
         self._temporary_dir = temporary_dir
         self._interval = lease_seconds / 4
         self._watch = LeaseWatch(lease_seconds)
-        self._after: UUID | None = None
-        self._put_off: dict[UUID, tuple[float, float]] = {}
+        self._after: dict[str, UUID] = {}
+        self._put_off: dict[str, dict[UUID, tuple[float, float]]] = {}
         self._at_work: dict[str, asyncio.Task[int]] = {}
         self._taken_over: dict[UUID, tuple[AssetRecord, int]] = {}
 
@@ -124,43 +124,66 @@ class Reconciler:
         self._watch.beaten()
 
     async def pass_once(self) -> int:
-        """Settle a batch of abandoned rows; how many were settled.
+        """Settle a batch of abandoned rows of each storage; how many were settled.
 
         The next pass goes on behind this one's rows, and from the first again after the last, so that rows that cannot
         be settled now are in nobody's way.
         """
-        from_the_first = self._after is None
         beats, living, abandoned = await self._database.read(self._look)
-        self._after = abandoned[-1].id if len(abandoned) == BATCH else None
+        self._put_off = {
+            storage: rows for storage, rows in self._put_off.items() if storage in abandoned or storage in self._at_work
+        }
+        for storage, records in abandoned.items():
+            self._note(storage, records)
         settled = await self._settle_side_by_side(abandoned)
-        if from_the_first and self._after is None:  # all there are: the others were settled elsewhere
-            there = {record.id for record in abandoned}
-            self._put_off = {asset_id: due for asset_id, due in self._put_off.items() if asset_id in there}
-        await self._free_keys(living)
+        await self._free_keys()
         if dead := {lease: beat for lease, beat in beats.items() if lease not in living}:
             await self._database.write(lambda catalogue: catalogue.drop_leases(dead))
         await self._threads.run(lambda: scratch.sweep(self._temporary_dir))
         return settled
 
-    def _look(self, catalogue: Repository) -> tuple[dict[str, int], set[str], tuple[AssetRecord, ...]]:
-        """Every beat, who lives, and a batch of rows nobody is at work on: as they are at one moment."""
+    def _look(self, catalogue: Repository) -> tuple[dict[str, int], set[str], dict[str, tuple[AssetRecord, ...]]]:
+        """Every beat, who lives, and of each storage a batch of rows nobody is at work on: as they are at one moment.
+
+        Storages at which something is being settled still have to wait.
+        """
         beats = catalogue.beats()
-        living = self._watch.living(beats) | {self._lease.id}
-        abandoned = catalogue.abandoned(
-            own_lease=self._lease.id, held=self._lease.held, living=living, after=self._after, limit=BATCH
-        )
+        living = self._living(beats)
+        abandoned = {
+            storage: catalogue.abandoned(
+                own_lease=self._lease.id,
+                held=self._lease.held,
+                living=living,
+                storage=storage,
+                after=self._after.get(storage),
+                limit=BATCH,
+            )
+            for storage in catalogue.unsettled_storages()
+            if storage not in self._at_work
+        }
         return beats, living, abandoned
 
-    async def _settle_side_by_side(self, abandoned: Sequence[AssetRecord]) -> int:
+    def _living(self, beats: dict[str, int]) -> set[str]:
+        return self._watch.living(beats) | {self._lease.id}
+
+    def _note(self, storage: str, records: Sequence[AssetRecord]) -> None:
+        """Go on behind these rows of a storage next time; forget what was put off and is not there any more."""
+        was_the_first_page = self._after.pop(storage, None) is None
+        if len(records) == BATCH:
+            self._after[storage] = records[-1].id
+        elif was_the_first_page:  # all there are: the others were settled elsewhere
+            there = {record.id for record in records}
+            put_off = self._put_off.get(storage, {})
+            self._put_off[storage] = {asset_id: due for asset_id, due in put_off.items() if asset_id in there}
+
+    async def _settle_side_by_side(self, abandoned: Mapping[str, Sequence[AssetRecord]]) -> int:
         """Settle rows, those of each storage in a task of its own: one that hangs holds up nobody else's.
 
         Waits for no task longer than until the next pass; it goes on, and until it has ended its storage gets no other.
         """
-        by_storage: dict[str, list[AssetRecord]] = {record.storage: [] for record, _ in self._taken_over.values()}
-        for record in abandoned:
-            by_storage.setdefault(record.storage, []).append(record)
+        looked_at: dict[str, Sequence[AssetRecord]] = {record.storage: () for record, _ in self._taken_over.values()}
         begun = []
-        for storage, records in by_storage.items():
+        for storage, records in (looked_at | dict(abandoned)).items():
             if storage not in self._at_work:
                 task = self._at_work[storage] = asyncio.create_task(self._settle_storage(storage, records))
                 begun.append(task)
@@ -182,12 +205,13 @@ class Reconciler:
         finally:
             del self._at_work[storage]
 
-    async def _free_keys(self, living: set[str]) -> None:
+    async def _free_keys(self) -> None:
         """Free the keys of requests that died, and forget those that were kept long enough."""
         before = datetime.now(UTC) - KEPT
 
         def free(catalogue: Repository) -> int:
             catalogue.forget_keys(before, KEYS_AT_ONCE)
+            living = self._living(catalogue.beats())  # as they are now: a process that has just begun lives too
             return catalogue.free_abandoned_keys(own_lease=self._lease.id, held=self._lease.held, living=living)
 
         if freed := await self._database.write(free):
@@ -196,17 +220,18 @@ class Reconciler:
 
     def _is_due(self, record: AssetRecord) -> bool:
         """Whether it is time to try a row (again)."""
-        _, due = self._put_off.get(record.id, (0, 0))
+        _, due = self._put_off.get(record.storage, {}).get(record.id, (0, 0))
         return time.monotonic() >= due
 
     def _put_off_or_forget(self, record: AssetRecord, *, done: bool) -> None:
         """What could not be settled is tried again ever more rarely, but for good."""
+        put_off = self._put_off.setdefault(record.storage, {})
         if done:
-            self._put_off.pop(record.id, None)
+            put_off.pop(record.id, None)
             return
-        delay = min(self._put_off.get(record.id, (self._interval / 2, 0))[0] * 2, MOST_PUT_OFF_SECONDS)
+        delay = min(put_off.get(record.id, (self._interval / 2, 0))[0] * 2, MOST_PUT_OFF_SECONDS)
         # Not all at once, where a storage has been away and many rows wait for it.
-        self._put_off[record.id] = (delay, time.monotonic() + delay * random.uniform(0.5, 1))  # noqa: S311
+        put_off[record.id] = (delay, time.monotonic() + delay * random.uniform(0.5, 1))  # noqa: S311
 
     async def _recheck(self, storage: str) -> None:
         """Look again at rows taken over from processes that may only have been stopped."""
