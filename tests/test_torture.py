@@ -185,7 +185,7 @@ def send_one_more(library: Library) -> None:
         ("leaked: object public/", keep_a_public_copy),
         ("leaked: file {data}/tmp/", lambda library: (library.data_dir / "tmp" / "upload-1").touch()),
         ("leaked: file {data}/.", lambda library: (library.data_dir / ".catalogue-1").touch()),
-        ("leaked: directories", lambda library: (library.data_dir / "tmp" / "process-1").mkdir()),
+        ("leaked: directories", lambda library: [(library.data_dir / "tmp" / f"process-{n}").mkdir() for n in "12"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
