@@ -87,8 +87,8 @@ class ImagingSettings(_Group):
     memory_budget_bytes: int = Field(
         default_factory=lambda: min(1024 * MiB, _memory_bytes() // 2),
         ge=64 * MiB,
-        description="Memory all images in work may take together, by estimate, in all processes over one data directory; "
-        "past it a request waits. "
+        description="Memory all images in work may take together, by estimate, in all processes over one data "
+        "directory; past it a request waits. "
         "By default 1 GiB, or half of the machine's (the container's) memory where that is less.",
     )
     worker_memory_bytes: int = Field(
