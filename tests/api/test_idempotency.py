@@ -324,6 +324,27 @@ async def test_a_crash_frees_the_key_with_the_lease(service: Service, start_serv
     assert await keys(service) == []
 
 
+async def test_who_lost_its_key_keeps_nothing_and_leaves_what_is_remembered_alone(
+    service: Service, faulty: FaultyStorage
+) -> None:
+    """It was stopped for so long that another process freed its key, and the sender tried again."""
+    hang = faulty.hang("put", at=1)
+    stopped = asyncio.create_task(send(service, "k", storage="faulty"))
+    await hang.reached.wait()
+    freed = await service.runtime.database.write(
+        lambda catalogue: catalogue.free_abandoned_keys(own_lease="another", held=[], living=[])
+    )
+    assert freed == 1
+    second = await send(service, "k", storage="faulty")
+    assert second.status_code == 201
+    hang.release()
+    problem_of(await stopped, 503, "busy")
+    again = await send(service, "k", storage="faulty")
+    assert again.headers["idempotency-replayed"] == "true"
+    assert again.json()["id"] == second.json()["id"]
+    assert len(await service.rows()) == len(await faulty.keys()) == 1
+
+
 async def test_a_key_that_its_own_process_gave_up_is_free_at_once(service: Service) -> None:
     first = await send(service, "k")
     claim = f"{service.runtime.idempotency._lease.id}/999999"

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from smart_assets.errors import SmartAssetsError
+from smart_assets.catalogue.models import AssetRecord
+from smart_assets.catalogue.repository import Repository
+from smart_assets.errors import CatalogueUnavailable, SmartAssetsError
 from smart_assets.storage.errors import StorageError, StorageFull, StorageUnavailable
 from tests import images
 from tests.conftest import Service, StartService, problem_of
@@ -152,8 +154,6 @@ async def test_while_an_upload_runs_nobody_sees_it(service: Service, faulty: Fau
 async def test_a_catalogue_that_fails_at_the_end_leaves_nothing(
     service: Service, faulty: FaultyStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from smart_assets.catalogue.repository import Repository
-
     def locked(*_: Any) -> bool:
         raise SmartAssetsError("staged")
 
@@ -216,6 +216,28 @@ async def test_going_public_that_fails_is_undone(
     faulty.relent()
     assert (await service.client.patch(url, json={"visibility": "public"})).status_code == 200
     assert await visibilities(faulty) == ["public"] * 3
+
+
+async def test_going_public_is_undone_before_the_answer_where_the_catalogue_was_away_for_a_moment(
+    start_service: StartService, faulty: FaultyStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with start_service(lease_seconds=3600) as service:  # so that the background does not do it meanwhile
+        asset = await service.uploaded(HOLIDAY, storage="faulty", sizes="100,50", visibility="private")
+        with monkeypatch.context() as staged:
+
+            def comes_back_after(_: Repository, record: AssetRecord) -> bool:
+                staged.undo()
+                raise CatalogueUnavailable("staged")
+
+            def goes_away(_: Repository, finished: AssetRecord) -> bool:
+                staged.setattr(Repository, "is_claimed", comes_back_after)
+                raise CatalogueUnavailable("staged")
+
+            staged.setattr(Repository, "finish_moving", goes_away)
+            answer = await service.client.patch(f"/api/v1/assets/{asset['id']}", json={"visibility": "public"})
+        problem_of(answer, 503, "busy")
+        assert await visibilities(faulty) == ["private"] * 3
+        assert [state for _, state in await service.rows()] == ["ready"]
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 
+from smart_assets.assets import settling
 from smart_assets.catalogue.models import AssetRecord, AssetState
 from smart_assets.catalogue.repository import Repository
 from smart_assets.runtime import running
@@ -122,6 +123,49 @@ async def test_losing_the_row_while_going_public_leaves_nothing_public(service: 
     assert len(keys) == 3
     assert all(key.startswith("private/") for key in keys)
     assert (await service.client.get(url)).json()["visibility"] == "private"
+
+
+async def test_who_lost_the_row_makes_nothing_more_public(
+    start_service: StartService, faulty: FaultyStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it moved before it leaves to whoever has the row now."""
+    monkeypatch.setattr(settling, "_MOVES_AT_ONCE", 1)
+    monkeypatch.setattr(settling, "CATALOGUE_RETRIES", 0)  # it does not wait for the row to be settled
+    async with start_service(lease_seconds=3600) as service:  # so that the background does not settle it meanwhile
+        asset = await service.uploaded(HOLIDAY, storage="faulty", sizes="100,50", visibility="private")
+        url = f"/api/v1/assets/{asset['id']}"
+        faulty.relent()
+        hang = faulty.hang("move", at=1)
+        slow = asyncio.create_task(service.client.patch(url, json={"visibility": "public"}))
+        await hang.reached.wait()
+        taken = await take_over(service, asset["id"])
+        hang.release()
+        problem_of(await slow, 503, "busy")
+        assert faulty.calls["move"] == 1
+        assert sorted(key.partition("/")[0] for key in await faulty.keys()) == ["private", "private", "public"]
+        await service.runtime.library._settling.settle_as_private(taken)
+        assert {key.partition("/")[0] for key in await faulty.keys()} == {"private"}
+
+
+async def test_a_row_taken_over_is_not_looked_at_again_while_somebody_is_at_work_on_it(
+    service: Service, faulty: FaultyStorage
+) -> None:
+    """Half of its bytes lie where its row does not say yet; nobody else put them there."""
+    asset = await service.uploaded(HOLIDAY, storage="faulty", sizes="100,50", visibility="private")
+    record = await service.runtime.library.get(UUID(asset["id"]), None)
+    faulty.relent()
+    hang = faulty.hang("move", at=2)
+    publishing = asyncio.create_task(
+        service.client.patch(f"/api/v1/assets/{asset['id']}", json={"visibility": "public"})
+    )
+    await hang.reached.wait()
+    while "public" not in {key.partition("/")[0] for key in await faulty.keys()}:
+        await asyncio.sleep(0.01)
+    asked = faulty.calls["stat"]
+    await service.runtime.library._settling.recheck(record)
+    assert faulty.calls["stat"] == asked
+    hang.release()
+    assert (await publishing).status_code == 200
 
 
 async def test_who_lost_the_row_puts_the_bytes_where_it_says_now(service: Service, faulty: FaultyStorage) -> None:

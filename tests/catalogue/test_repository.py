@@ -185,6 +185,13 @@ async def test_abandoned_is_what_no_living_process_is_at_work_on(database: Datab
     assert [record.id for record in await database.read(abandoned(given_up.id, 1))] == [nobodys.id]
 
 
+async def test_a_lease_that_beat_again_is_not_dropped(database: Database) -> None:
+    for lease, beat in (("dead", 7), ("only stopped", 8)):
+        await database.write(lambda catalogue, lease=lease, beat=beat: catalogue.beat(lease, beat))  # type: ignore[misc]
+    await database.write(lambda catalogue: catalogue.drop_leases({"dead": 7, "only stopped": 7}))
+    assert await database.read(lambda catalogue: catalogue.beats()) == {"only stopped": 8}
+
+
 async def test_a_transaction_that_raises_leaves_nothing(database: Database) -> None:
     record = a_record()
 

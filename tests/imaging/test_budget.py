@@ -64,6 +64,23 @@ def test_more_than_the_whole_budget_is_given_to_who_is_alone(processes: list[Mem
     assert second.take(100)
 
 
+def test_of_two_that_ask_at_the_same_moment_for_the_last_of_it_not_both_get_it(
+    processes: list[MemoryBudget], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, _ = processes
+    look, got = first._of_others, []
+
+    def look_and_dawdle() -> int:
+        """What was seen is old by the time it is acted on."""
+        seen = look()
+        got.append(second.take(60))
+        return seen
+
+    monkeypatch.setattr(first, "_of_others", look_and_dawdle)
+    got.append(first.take(60))
+    assert got == [False, True]
+
+
 def test_what_a_process_had_that_was_killed_is_free_at_once(tmp_path: Path) -> None:
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     with (
