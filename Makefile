@@ -7,10 +7,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check live torture bench openapi lock clean
+.PHONY: help serve test check live torture bench bench-quick openapi lock clean
 
 help: ## Show what there is
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 13
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Smart Assets needs Python 3.11 or newer, this is %d.%d" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
@@ -46,6 +46,19 @@ $(VENV)/live.stamp: requirements/live.txt tests/live/package-lock.json $(VENV)/d
 	@PATH="$$PATH:$(CURDIR)/$(BIN)" npm ci --prefix $(AZURITE) --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
 
+# What is measured against; what does not install here is named in the table.
+SHARP := $(VENV)/sharp
+THUMBOR := $(VENV)/thumbor
+$(VENV)/bench.stamp: requirements/bench.txt requirements/thumbor.txt benchmarks/package-lock.json $(VENV)/live.stamp
+	@echo "Installing what to measure against (once) ..."
+	@$(PIP) --require-hashes -r requirements/bench.txt
+	@mkdir -p $(SHARP) && cp benchmarks/package.json benchmarks/package-lock.json $(SHARP)
+	@PATH="$$PATH:$(CURDIR)/$(BIN)" npm ci --prefix $(SHARP) --ignore-scripts --no-audit --no-fund --loglevel=error \
+	  || { echo "sharp does not install here"; rm -rf $(SHARP); }
+	@{ $(BIN)/python -m venv $(THUMBOR) && $(PIP:$(BIN)%=$(THUMBOR)/bin%) --require-hashes -r requirements/thumbor.txt; } \
+	  || { echo "thumbor does not install on this Python"; rm -rf $(THUMBOR); }
+	@touch $@
+
 serve: $(VENV)/serve.stamp $(ON_DEMAND:%=$(VENV)/extra-%.stamp) ## Run the service on this machine: local disk, SQLite, http://127.0.0.1:8000
 	@exec $(BIN)/smart-assets serve
 
@@ -72,8 +85,11 @@ torture: $(VENV)/live.stamp ## Starve the service, kill it hundreds of times, on
 	$(BIN)/python -m tests.torture --kills 100 --storage s3
 	$(BIN)/python -m tests.load --minutes 10
 
-bench: $(VENV)/dev.stamp ## Measure side by side with a naive endpoint and StaticFiles
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/bench.stamp ## Measure everything beside its peers, ten minutes; what came of it is in docs/performance.md
+	@$(BIN)/python -m benchmarks
+
+bench-quick: $(VENV)/bench.stamp ## Measure uploads, delivery and sizes for a minute, for a change in hand
+	@$(BIN)/python -m benchmarks --quick
 
 openapi: $(VENV)/dev.stamp ## Write openapi/ from the code
 	$(BIN)/smart-assets openapi openapi
@@ -83,6 +99,8 @@ lock: ## Refresh the lock files (needs uv)
 	$(LOCK) pyproject.toml --all-extras --group dev --constraints requirements/serve.txt --output-file requirements/dev.txt
 	for extra in gcs azure; do $(LOCK) pyproject.toml --extra $$extra --constraints requirements/dev.txt --output-file requirements/$$extra.txt || exit; done
 	$(LOCK) --group live --constraints requirements/dev.txt --output-file requirements/live.txt
+	$(LOCK) --group bench --constraints requirements/dev.txt --output-file requirements/bench.txt
+	$(LOCK) --group thumbor --output-file requirements/thumbor.txt
 
 clean: ## Remove the environment and caches; ./data stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,4 +1,4 @@
-"""What is measured against: the ten lines everybody writes first, and Starlette's own static files.
+"""What uploads and downloads are measured against: the ten lines everybody writes first, and Starlette's static files.
 
 No check, no hash, no catalogue, no fsync: `UploadFile`, read, write in a thread.
 """

@@ -1,0 +1,93 @@
+"""Delivery of local files under `/assets`: public beside StaticFiles and nginx, private beside public. 16 connections.
+
+nginx serves the same bytes from the same disk.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from benchmarks import peers, photographs
+from benchmarks.load import Requests
+from benchmarks.photographs import Photograph
+from benchmarks.rounds import RATE, Case, Outcome, Run, start
+from benchmarks.servers import Server, service
+from benchmarks.table import Row, Series, Target, ratio
+
+TITLE = "Delivery of local files"
+SUBTITLE = "requests a second over 16 connections, server on one core, load on another"
+
+_CONNECTIONS = 16
+_STATIC_FILES = {photographs.SMALL: Target(3.0), photographs.WEB: Target(4.0)}
+_NGINX = {photographs.SMALL: None, photographs.WEB: Target(0.5)}
+_PRIVATE = Target(0.85)
+
+
+def measure(run: Run) -> Outcome:
+    """Both files, from everybody."""
+    files, folder = run.new_folder("static"), run.new_folder("nginx")
+    with ExitStack() as stack:
+        ours = stack.enter_context(service(run.new_folder("ours"), on=run.cores.server))
+        static = stack.enter_context(peers.naive(files, on=run.cores.server))
+        nginx = "" if run.quick else start(stack, lambda: peers.nginx(folder, files, on=run.cores.server))
+        scripts = run.new_folder("scripts")
+        contests = [_Contest(run, scripts, files, photograph, ours, static, nginx) for photograph in _STATIC_FILES]
+        cases = [case for contest in contests for case in contest.cases]
+        run.take_turns(cases, warm_up=contests[0].cases)
+    rows = [row for contest in contests for row in contest.rows()]
+    return Outcome(rows, [series for case in cases for series in case.all_series()])
+
+
+class _Contest:
+    """One file, asked of everybody. In a quick run, public and StaticFiles only."""
+
+    def __init__(
+        self,
+        run: Run,
+        scripts: Path,
+        files: Path,
+        photograph: Photograph,
+        ours: Server,
+        static: Server,
+        nginx: Server | str,
+    ) -> None:
+        self._photograph, self._quick = photograph, run.quick
+        name, file = photograph.name, photograph.write(files)
+
+        def case(who: str, server: Server, path: str) -> Case:
+            return run.under_load(f"{who}, {name}", server, Requests(scripts, [path]), _CONNECTIONS)
+
+        self._static = case("StaticFiles", static, f"/static/{file.name}")
+        self._public = case("public", ours, _uploaded(ours, photograph, "public"))
+        self._private = case("private", ours, _uploaded(ours, photograph, "private"))
+        self._nginx = nginx if isinstance(nginx, str) else case("nginx", nginx, f"/{file.name}")
+
+    @property
+    def cases(self) -> list[Case]:
+        """Whoever is there."""
+        if self._quick:
+            return [self._static, self._public]
+        others = [] if isinstance(self._nginx, str) else [self._nginx]
+        return [self._static, self._public, self._private, *others]
+
+    def rows(self) -> list[Row]:
+        """Its lines of the table."""
+        photograph, public = self._photograph, self._public.series(RATE)
+        name = photograph.name
+        rows = [ratio(f"{name}, public : StaticFiles", public, self._static.series(RATE), _STATIC_FILES[photograph])]
+        if self._quick:
+            return rows
+        theirs: Series | str = self._nginx if isinstance(self._nginx, str) else self._nginx.series(RATE)
+        rows.append(ratio(f"{name}, public : nginx", public, theirs, _NGINX[photograph]))
+        rows.append(ratio(f"{name}, private : public", self._private.series(RATE), public, _PRIVATE))
+        return rows
+
+
+def _uploaded(service: Server, photograph: Photograph, visibility: str) -> str:
+    """The address, in the service, of a photograph just uploaded to it."""
+    headers = {"Content-Type": photograph.content_type}
+    asset = service.post(f"/api/v1/assets?visibility={visibility}", photograph.content, headers)
+    parts = urlsplit(asset["url"])
+    return f"{parts.path}?{parts.query}" if parts.query else parts.path
