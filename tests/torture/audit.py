@@ -25,7 +25,14 @@ from PIL import Image, ImageChops, ImageStat
 from tests.torture.ledger import Answer, Asset, Fate, Found, Ledger, Upload
 from tests.torture.places import Place, files_below
 
-_KNOWN_FILES = {"catalogue.sqlite3", "catalogue.sqlite3-wal", "catalogue.sqlite3-shm", "signing.key", "assets.lock"}
+_KNOWN_FILES = {
+    "catalogue.sqlite3",
+    "catalogue.sqlite3-wal",
+    "catalogue.sqlite3-shm",
+    "catalogue.sqlite3-turn",
+    "signing.key",
+    "assets.lock",
+}
 _KNOWN_DIRECTORIES = {"assets", "tmp"}
 _DIRECTORIES_OF_A_PROCESS = 3
 _CLAIM = "rendering"

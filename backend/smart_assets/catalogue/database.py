@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -30,6 +32,9 @@ BUSY_TIMEOUT_MS = 10_000
 MAX_SHARED = 64
 """Transactions that may share one commit."""
 
+_TURN_SECONDS = 1
+_LOOK_SECONDS = 0.0003
+
 
 class Database:
     """The catalogue's connections.
@@ -51,6 +56,7 @@ class Database:
         self._readers = Threads("catalogue-read", READERS)
         # One connection for all that is written: another one's writing would make it forget the pages it knows.
         self._writing = create_sqlite_engine(url, connections=1)
+        self._turn = Turn(f"{self._path}-turn")
         self._writes: SimpleQueue[Job[Any] | None] = SimpleQueue()
         self._writer = Thread(target=self._serve_writes, name="catalogue-write", daemon=True)
         self._writer.start()
@@ -129,7 +135,8 @@ class Database:
         return self._run(self._reading, work, writes=False)
 
     def _write(self, work: Callable[[Repository], Result]) -> Result:
-        return self._run(self._writing, work, writes=True)
+        with self._turn.taken():
+            return self._run(self._writing, work, writes=True)
 
     def _run(self, engine: Engine, work: Callable[[Repository], Result], *, writes: bool) -> Result:
         # SQLite goes on with a file that was removed under it; what is committed there nobody else will ever see.
@@ -146,8 +153,44 @@ class Database:
 
     def _close(self) -> None:
         self._writer.join()
+        self._turn.close()
         self._writing.dispose()
         self._reading.dispose()
+
+
+class Turn:
+    """Whose turn it is to write, among the processes of a machine.
+
+    SQLite lets a second writer sleep, from one millisecond to a hundred, and try again: most of that time nobody
+    writes. This lock is looked at more often. It only keeps order: SQLite's own is taken all the same, and who does not
+    get this one in time goes on without.
+    """
+
+    def __init__(self, path: str) -> None:
+        """`path` is where the lock lies."""
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Wait for it, and keep it for as long as the context lasts."""
+        deadline = time.monotonic() + _TURN_SECONDS
+        while not self._try() and time.monotonic() < deadline:
+            time.sleep(_LOOK_SECONDS)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Give back what it holds."""
+        os.close(self._descriptor)
+
+    def _try(self) -> bool:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
 
 def _file_at(path: str) -> tuple[int, int] | None:
