@@ -246,6 +246,15 @@ def test_a_damaged_signing_key_is_one_sentence(tmp_path: Path) -> None:
     one_sentence(run(tmp_path, "serve", "--port", "0"), "signing.key")
 
 
+def test_a_catalogue_that_stays_locked_ends_in_a_sentence(serve: Callable[..., Server], tmp_path: Path) -> None:
+    serve().stop()
+    with closing(sqlite3.connect(tmp_path / "data" / "catalogue.sqlite3", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        answer = run(tmp_path, "serve", "--port", "0")
+    assert answer.returncode == 1
+    assert answer.stderr.splitlines()[-1] == "smart-assets: the catalogue does not answer; try again"
+
+
 def test_a_misspelt_variable_is_pointed_out(serve: Callable[..., Server]) -> None:
     assert "did you mean ASSETS_PORT?" in serve(ASSETS_PROT="1").text
 

@@ -9,10 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from smart_assets.errors import ConfigurationError
+from smart_assets.errors import SmartAssetsError
 from smart_assets.serving import listen, serve_on
 from smart_assets.settings import Settings, load_settings, misspelt_variables
-from smart_assets.storage.errors import StorageNotConfigured
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -92,12 +91,21 @@ def reconcile(
 ) -> None:
     """Hold the storages against the catalogue, in both directions.
 
-    What a dead process left half done is finished first. Exit code 1 where something is wrong.
+    What a dead process left half done is finished first. Exit code 1 where something is wrong, 2 where it could not
+    be looked at.
     """
     from smart_assets.tidying import Wishes, tidy_up
 
+    if claim and dry_run:
+        raise typer.BadParameter("--claim changes something, and --dry-run nothing: give one of them")
+
     wishes = Wishes(storage, dry_run=dry_run, verify=verify, delete_orphans=delete_orphans, claim=claim)
-    if not tidy_up(load_settings(), wishes, json=as_json):
+    try:
+        right = tidy_up(load_settings(), wishes, json=as_json)
+    except (SmartAssetsError, OSError) as error:
+        _say_what_is_wrong(error)
+        raise typer.Exit(2) from None
+    if not right:
         raise typer.Exit(1)
 
 
@@ -136,12 +144,18 @@ def _welcome(settings: Settings, port: int) -> None:
 
 
 def main() -> None:
-    """The entry point: what a user did wrong is one sentence and exit code 1, never a traceback."""
+    """The entry point: what a user, or the machine, did wrong is one sentence and exit code 1, never a traceback."""
     try:
         app()
-    except (ConfigurationError, StorageNotConfigured) as error:
-        typer.echo(f"smart-assets: {error}", err=True)
+    except (SmartAssetsError, OSError) as error:
+        _say_what_is_wrong(error)
         sys.exit(1)
+
+
+def _say_what_is_wrong(error: Exception) -> None:
+    if isinstance(error, OSError):
+        error = SmartAssetsError(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
+    typer.echo(f"smart-assets: {error}", err=True)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from smart_assets.errors import ConfigurationError
 from smart_assets.imaging.budget import MemoryBudget
 from smart_assets.imaging.sizes import check_presets
 from smart_assets.imaging.workers import RenderPool
+from smart_assets.maintenance.audit import keep_marked
 from smart_assets.maintenance.reconcile import Reconciler
 from smart_assets.scratch import ScratchDirectory
 from smart_assets.settings import Settings
@@ -81,7 +82,7 @@ async def running(settings: Settings, *, serves: bool = True) -> AsyncIterator[R
         closing.callback(threads.close)
         storages = Storages(settings)
         closing.push_async_callback(storages.close)
-        remote = await _open_storages(storages, database, settings.default_storage) if serves else []
+        lasting = await _open_storages(storages, database, settings.default_storage) if serves else []
         own_scratch = ScratchDirectory(settings.temporary_dir)
         closing.callback(own_scratch.close)
         budget = MemoryBudget(settings.imaging.memory_budget_bytes, own_scratch.path)
@@ -99,7 +100,10 @@ async def running(settings: Settings, *, serves: bool = True) -> AsyncIterator[R
             temporary_dir=settings.temporary_dir,
         )
         await closing.enter_async_context(_in_background(reconciler.run()))
+        remote = [backend for backend in lasting if not backend.capabilities.at_hand]
         await closing.enter_async_context(_in_background(_check_storages(remote)))
+        if serves:
+            await closing.enter_async_context(_in_background(keep_marked(database, lasting)))
         yield Runtime(
             settings=settings,
             database=database,
@@ -113,6 +117,37 @@ async def running(settings: Settings, *, serves: bool = True) -> AsyncIterator[R
             threads=threads,
             temporary_dir=own_scratch.path,
         )
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a tool needs to look at storages and catalogue, beside a service that may be running."""
+
+    settings: Settings
+    database: Database
+    storages: Storages
+    threads: Threads
+
+
+@asynccontextmanager
+async def looking(settings: Settings, *, read_only: bool) -> AsyncIterator[Sight]:
+    """A catalogue that is there, and its storages, and nothing else: no lease, no repairs, no schema or key is made.
+
+    Raises ConfigurationError where there is no catalogue.
+    """
+    async with AsyncExitStack() as closing:
+        database = await to_thread.run_sync(
+            partial(Database.open_as_it_is, database_url(settings), read_only=read_only)
+        )
+        closing.push_async_callback(database.close)
+        if not settings.data_dir.is_dir():
+            raise ConfigurationError(f"there is no data directory {settings.data_dir} (set ASSETS_DATA_DIR)")
+        prepare(settings)
+        threads = Threads("work")
+        closing.callback(threads.close)
+        storages = Storages(settings)
+        closing.push_async_callback(storages.close)
+        yield Sight(settings, database, storages, threads)
 
 
 @asynccontextmanager
@@ -152,11 +187,11 @@ def database_url(settings: Settings) -> str:
 
 
 async def _open_storages(storages: Storages, database: Database, default: str) -> list[StorageBackend]:
-    """Open every configured storage, and forget rows whose bytes went with an earlier process; those over a network.
+    """Open every configured storage, and forget rows whose bytes went with an earlier process; those that outlive one.
 
     Opened here, because a vendor's SDK takes a while to import, and what delivery reads without a look-up must be open.
     """
-    remote = []
+    lasting = []
     for name in storage_names():
         try:
             backend = storages.get(name)
@@ -170,9 +205,9 @@ async def _open_storages(storages: Storages, database: Database, default: str) -
                 logger.info(
                     "forgot the assets of a storage that does not outlive a process", extra={"storage": backend.name}
                 )
-        if backend.capabilities.persistent and not backend.capabilities.at_hand:
-            remote.append(backend)
-    return remote
+        elif backend.capabilities.persistent:
+            lasting.append(backend)
+    return lasting
 
 
 async def _check_storages(remote: list[StorageBackend]) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from smart_assets.catalogue.migrations import upgrade_to_head
+from smart_assets.catalogue.migrations import HEAD, current_revision, upgrade_to_head
 from smart_assets.catalogue.repository import Repository
 from smart_assets.errors import CatalogueUnavailable, ConfigurationError, NoSpace
 from smart_assets.threads import Job, Threads, wake
@@ -48,14 +48,14 @@ class Database:
     `work` may be run a second time, alone, and must do nothing but ask the repository.
     """
 
-    def __init__(self, url: str) -> None:
-        """Use `open` where the schema may have to be made first."""
+    def __init__(self, url: str, *, read_only: bool = False) -> None:
+        """Use `open` where the schema may have to be made first; `read_only`: `write` fails."""
         self._path = make_url(url).database or ""
         self._file = _file_at(self._path)
-        self._reading = create_sqlite_engine(url, connections=READERS)
+        self._reading = create_sqlite_engine(url, connections=READERS, read_only=read_only)
         self._readers = Threads("catalogue-read", READERS)
         # One connection for all that is written: another one's writing would make it forget the pages it knows.
-        self._writing = create_sqlite_engine(url, connections=1)
+        self._writing = create_sqlite_engine(url, connections=1, read_only=read_only)
         self._turn = Turn(f"{self._path}-turn")
         self._writes: SimpleQueue[Job[Any] | None] = SimpleQueue()
         self._writer = Thread(target=self._serve_writes, name="catalogue-write", daemon=True)
@@ -68,14 +68,31 @@ class Database:
         Raises ConfigurationError where the database cannot be used, or is newer than this program.
         """
         engine = create_sqlite_engine(url, connections=1)
-        try:
-            upgrade_to_head(engine)
-        except SQLAlchemyError as error:
-            reason = getattr(error, "orig", None) or error
-            raise ConfigurationError(f"the catalogue (ASSETS_DATABASE_URL) cannot be opened: {reason}") from error
-        finally:
-            engine.dispose()
+        with _one_sentence():
+            try:
+                upgrade_to_head(engine)
+            finally:
+                engine.dispose()
         return cls(url)
+
+    @classmethod
+    def open_as_it_is(cls, url: str, *, read_only: bool) -> Self:
+        """Connect to a catalogue that is there, and neither make nor change its schema. Blocks, as `open` does.
+
+        Raises ConfigurationError where there is none, or one of another version of this program.
+        """
+        path = make_url(url).database or ""
+        if _file_at(path) is None:
+            raise ConfigurationError(f"there is no catalogue at {path} (set ASSETS_DATA_DIR, or ASSETS_DATABASE_URL)")
+        engine = create_sqlite_engine(url, connections=1, read_only=True)
+        with _one_sentence():
+            try:
+                revision = current_revision(engine)
+            finally:
+                engine.dispose()
+        if revision != HEAD:
+            raise ConfigurationError("the catalogue is not of this version of Smart Assets: start its service once")
+        return cls(url, read_only=read_only)
 
     async def read(self, work: Callable[[Repository], Result]) -> Result:
         """Run `work` in a transaction that only reads: it sees one state of the catalogue throughout."""
@@ -167,30 +184,48 @@ class Turn:
     """
 
     def __init__(self, path: str) -> None:
-        """`path` is where the lock lies."""
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        """`path` is where the lock lies, from the first time it is taken."""
+        self._path = path
+        self._descriptor = -1
 
     @contextmanager
     def taken(self) -> Iterator[None]:
-        """Wait for it, and keep it for as long as the context lasts."""
+        """Wait for it, and keep it for as long as the context lasts. For one thread."""
         deadline = time.monotonic() + _TURN_SECONDS
         while not self._try() and time.monotonic() < deadline:
             time.sleep(_LOOK_SECONDS)
         try:
             yield
         finally:
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            if self._descriptor >= 0:
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Give back what it holds."""
-        os.close(self._descriptor)
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def _try(self) -> bool:
         try:
+            if self._descriptor < 0:
+                self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        except OSError as error:  # the directory is gone, or full: the database will say so itself
+            logger.debug("no turns can be taken", extra={"error": repr(error)})
         return True
+
+
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    """ConfigurationError for what the database says where it cannot be used."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        reason = getattr(error, "orig", None) or error
+        raise ConfigurationError(f"the catalogue (ASSETS_DATABASE_URL) cannot be opened: {reason}") from error
 
 
 def _file_at(path: str) -> tuple[int, int] | None:
@@ -214,8 +249,8 @@ def transaction(engine: Engine, *, writes: bool) -> Iterator[Connection]:
         yield connection
 
 
-def create_sqlite_engine(url: str, *, connections: int) -> Engine:
-    """An engine whose commits survive a power cut.
+def create_sqlite_engine(url: str, *, connections: int, read_only: bool = False) -> Engine:
+    """An engine whose commits survive a power cut; `read_only`: that commits nothing.
 
     WAL lets readers go on beside the writer; `synchronous=FULL` syncs the log at each commit.
     """
@@ -227,7 +262,7 @@ def create_sqlite_engine(url: str, *, connections: int) -> Engine:
         cursor = connection.cursor()
         for pragma in (
             f"busy_timeout={BUSY_TIMEOUT_MS}",
-            "journal_mode=WAL",
+            "query_only=ON" if read_only else "journal_mode=WAL",
             "synchronous=FULL",
             "foreign_keys=ON",
             "temp_store=MEMORY",

@@ -298,19 +298,36 @@ class Repository:
 
     def identity(self, candidate: UUID) -> UUID:
         """Who this catalogue is; `candidate`, from now on, where nobody asked before."""
-        known = self._connection.execute(select(identity.c.id).order_by(identity.c.id).limit(1)).scalar()
+        known = self.known_identity()
         if known is None:
             self._connection.execute(insert(identity).values(id=candidate))
         return known or candidate
 
+    def known_identity(self) -> UUID | None:
+        """Who this catalogue is; None where nobody asked before."""
+        return self._connection.execute(select(identity.c.id).order_by(identity.c.id).limit(1)).scalar()
+
     def runs(self, storage: str) -> int:
-        """How many times this catalogue tidied up a storage."""
+        """How many times this catalogue raised a storage's marker."""
         return self._connection.execute(select(tidied.c.runs).where(tidied.c.storage == storage)).scalar() or 0
 
-    def note_run(self, storage: str, runs: int) -> None:
-        """It tidied up so many times."""
+    def next_run(self, storage: str, *, beyond: int = 0) -> int:
+        """Note that it raises the marker once more; a number nobody had before, and greater than `beyond`."""
+        runs = max(self.runs(storage), beyond) + 1
         statement = upsert(tidied).values(storage=storage, runs=runs)
         self._connection.execute(statement.on_conflict_do_update(index_elements=["storage"], set_={"runs": runs}))
+        return runs
+
+    def newest_id(self) -> UUID | None:
+        """The greatest id of all rows; None where there are none."""
+        return self._connection.execute(select(assets.c.id).order_by(assets.c.id.desc()).limit(1)).scalar()
+
+    def count_by_storage(self, *, unsettled: bool = False) -> dict[str, int]:
+        """How many rows each storage has that has any; with `unsettled` only those somebody is, or was, at work on."""
+        query = select(assets.c.storage, func.count()).group_by(assets.c.storage)
+        if unsettled:
+            query = query.where(_UNSETTLED)
+        return dict(self._connection.execute(query).tuples().all())
 
     def page_of_storage(self, storage: str, *, after: UUID | None, limit: int) -> tuple[AssetRecord, ...]:
         """At most `limit` rows of a storage, in whatever state, in the order of their ids."""
@@ -323,10 +340,6 @@ class Repository:
         """Those rows there are, by id."""
         rows = self._connection.execute(select(assets).where(assets.c.id.in_(list(asset_ids))))
         return {record.id: record for record in map(_from_row, rows)}
-
-    def count_unsettled(self) -> int:
-        """Rows somebody is, or was, at work on."""
-        return self._connection.execute(select(func.count()).select_from(assets).where(_UNSETTLED)).scalar_one()
 
     # ── Requests under an Idempotency-Key ───────────────────────────────────────────────────────────────────────────
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
+import re
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing, closing, suppress
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Final, Literal
 from uuid import UUID, uuid4
 
+from smart_assets import observability
 from smart_assets.assets.objects import object_keys, original_key, variant_key
 from smart_assets.assets.together import all_or_first_error
 from smart_assets.catalogue.database import Database
@@ -27,16 +30,29 @@ from smart_assets.formats import PIXEL, ImageFormat
 from smart_assets.scratch import ScratchDirectory
 from smart_assets.storage.base import StorageBackend, StoredObject
 from smart_assets.storage.errors import ObjectExists, ObjectNotFound, StorageError
-from smart_assets.storage.keys import Visibility, parse_asset_key
+from smart_assets.storage.keys import parse_asset_key
 from smart_assets.threads import Threads
 
+logger = logging.getLogger(__name__)
+
 MOST_ORPHANS: Final = 0.5
-"""A larger share of a storage's objects is not removed: then it is the catalogue that lacks rows."""
+"""A larger share of the assets' objects is not removed: then it is the catalogue that lacks rows."""
+
+MARK_SECONDS: Final = 600
+"""So often a service raises the markers: a copy of the catalogue that is younger may be taken for the catalogue."""
 
 _MARKERS: Final = "smart-assets/catalogue-"
-_OURS: Final = tuple(f"{visibility}/" for visibility in Visibility)
+_MARKER: Final = re.compile(re.escape(_MARKERS) + r"(?P<catalogue>[0-9a-f-]{36})-(?P<runs>\d{1,18})\.png", re.ASCII)
 _PAGE: Final = 500
 _AT_ONCE: Final = 8
+
+Owner = Literal["nobody", "this", "another"]
+"""Whose a storage says it is: nobody's yet, this catalogue's, or another's, which a later state of this one is too."""
+
+NOT_OURS: Final = (
+    "the storage's marker names another catalogue, or a later state of this one (restored from a backup, or a copy?): "
+    "its objects may be somebody's; `--claim` makes the storage this catalogue's"
+)
 
 Problem = Literal["orphan", "missing", "size", "hash", "unreadable"]
 Progress = Callable[[str, int, int | None], None]
@@ -56,15 +72,23 @@ class Finding:
 
 @dataclass
 class Report:
-    """What an audit of one storage found. Sizes in bytes."""
+    """What an audit of one storage found. Sizes in bytes.
+
+    `at_work` are the rows a living process is at work on, `unsettled` those that were left half done, `foreign` the
+    objects that are neither an asset's, by their keys, nor a marker.
+    """
 
     storage: str
     objects: int = 0
     bytes: int = 0
     assets: int = 0
+    at_work: int = 0
     unsettled: int = 0
     foreign: int = 0
     findings: list[Finding] = field(default_factory=list)
+    owner: Owner | None = None
+    left: str | None = None
+    """Why what was left half done was not finished, where there was any."""
     refused: str | None = None
     """Why orphans were not removed, where that was asked for."""
     error: str | None = None
@@ -73,13 +97,16 @@ class Report:
     @property
     def is_right(self) -> bool:
         """Whether nothing is wrong (any more)."""
-        return self.error is None and not self.unsettled and all(finding.removed for finding in self.findings)
+        fits = not self.unsettled and all(finding.removed for finding in self.findings)
+        return fits and self.error is None and self.owner != "another"
 
 
 class Marker:
-    """The object by which a storage says whose it is: its key holds the catalogue's id, and how often that tidied up.
+    """The object by which a storage says whose it is: its key holds the catalogue's id, and how often that raised it.
 
-    A fresh database has another id; one restored from a backup has tidied up less often than the storage says.
+    A fresh database has another id; one restored from a backup, or copied, has raised the marker less often than the
+    storage says. A catalogue notes the number before the storage has it: so none is ever behind its own marker,
+    wherever it is stopped and however many of its processes do so at once.
     """
 
     def __init__(self, database: Database, backend: StorageBackend) -> None:
@@ -87,48 +114,90 @@ class Marker:
         self._database = database
         self._backend = backend
 
-    async def _own(self) -> tuple[UUID, int]:
-        candidate, storage = uuid4(), self._backend.name
-        return await self._database.write(lambda rows: (rows.identity(candidate), rows.runs(storage)))
-
-    async def _there(self) -> set[str]:
-        async with aclosing(self._backend.list(_MARKERS)) as records:
-            return {record.key async for record in records}
-
-    async def is_missing(self) -> bool:
-        """Whether the storage is nobody's yet."""
-        return not await self._there()
-
-    async def is_ours(self) -> bool:
-        """Whether the storage is this catalogue's alone, as it was when it last tidied up."""
-        catalogue, runs = await self._own()
+    async def owner(self) -> Owner:
+        """Whose the storage says it is."""
         there = await self._there()
-        # A run that was killed between one marker and the next left both.
-        return _marker(catalogue, runs) in there and there <= {_marker(catalogue, run) for run in range(runs + 2)}
+        # Read after them, so that it is no older than the youngest of them.
+        catalogue, runs = await self._database.read(lambda rows: (rows.known_identity(), rows.runs(self._backend.name)))
+        if not there:
+            return "nobody"
+        ours = all(marker is not None and marker[0] == catalogue and marker[1] <= runs for marker in there.values())
+        return "this" if ours else "another"
 
     async def claim(self) -> None:
-        """Make the storage this catalogue's, whatever it said before."""
-        await self._replace(*await self._own())
-
-    async def advance(self) -> None:
-        """Note, on both sides, that this catalogue tidies up once more: older states of it may not any longer."""
-        catalogue, runs = await self._own()
-        await self._set(_marker(catalogue, runs + 1))
-        await self._database.write(lambda rows: rows.note_run(self._backend.name, runs + 1))
-        await self._replace(catalogue, runs + 1)
-
-    async def _replace(self, catalogue: UUID, runs: int) -> None:
-        await self._set(_marker(catalogue, runs))
-        for key in await self._there() - {_marker(catalogue, runs)}:
+        """Make the storage this catalogue's, as it is now: whatever it said before, and no earlier state's any more."""
+        there, catalogue = await self._there(), await self._identity()
+        known = [marker[1] for marker in there.values() if marker is not None and marker[0] == catalogue]
+        runs = await self._raise(catalogue, beyond=max(known, default=0))
+        for key in there.keys() - {_marker(catalogue, runs)}:
             await self._backend.delete(key)
 
-    async def _set(self, key: str) -> None:
+    async def advance(self) -> None:
+        """Raise the marker of a storage that is this catalogue's: its earlier states may not tidy up any longer."""
+        catalogue = await self._identity()
+        runs = await self._raise(catalogue)
+        for key, marker in (await self._there()).items():
+            # Only lower ones of our own: who was faster has set a higher one, and another catalogue's must be seen.
+            if marker is not None and marker[0] == catalogue and marker[1] < runs:
+                await self._backend.delete(key)
+
+    async def _identity(self) -> UUID:
+        candidate = uuid4()
+        return await self._database.write(lambda rows: rows.identity(candidate))
+
+    async def _there(self) -> dict[str, tuple[UUID, int] | None]:
+        async with aclosing(self._backend.list(_MARKERS)) as records:
+            return {record.key: _parsed(record.key) async for record in records}
+
+    async def _raise(self, catalogue: UUID, *, beyond: int = 0) -> int:
+        storage = self._backend.name
+        runs = await self._database.write(lambda rows: rows.next_run(storage, beyond=beyond))
         with suppress(ObjectExists):
-            await self._backend.upload(key, PIXEL, content_type=ImageFormat.PNG.media_type)
+            await self._backend.upload(_marker(catalogue, runs), PIXEL, content_type=ImageFormat.PNG.media_type)
+        return runs
 
 
 def _marker(catalogue: UUID, runs: int) -> str:
     return f"{_MARKERS}{catalogue}-{runs}.png"
+
+
+def _parsed(key: str) -> tuple[UUID, int] | None:
+    """The catalogue a marker names, and how often that raised it; None where it is none."""
+    match = _MARKER.fullmatch(key)
+    return (UUID(match["catalogue"]), int(match["runs"])) if match else None
+
+
+async def keep_marked(database: Database, backends: Sequence[StorageBackend]) -> None:
+    """Raise the markers of those storages that are this catalogue's, at once and every MARK_SECONDS, until cancelled.
+
+    One process of all does so each time. A storage without a marker gets none: that is for somebody who looked.
+    """
+    seen: dict[str, int] = {}
+    while True:
+        for backend in backends:
+            try:
+                seen[backend.name] = await _mark_again(database, backend, seen.get(backend.name))
+            except Exception as error:  # noqa: BLE001 - a storage that is away is in nobody's way
+                observability.BACKGROUND_FAILURES.labels("mark_storage").inc()
+                logger.warning(
+                    "could not raise a storage's marker", extra={"storage": backend.name, "error": repr(error)}
+                )
+        await asyncio.sleep(MARK_SECONDS)
+
+
+async def _mark_again(database: Database, backend: StorageBackend, seen: int | None) -> int:
+    """Raise a marker, unless another process has since it was `seen` here; the number it is at."""
+    runs = await database.read(lambda rows: rows.runs(backend.name))
+    if runs == seen or seen is None:
+        marker = Marker(database, backend)
+        match await marker.owner():
+            case "this":
+                await marker.advance()
+            case "another":
+                logger.warning("the storage is not this catalogue's", extra={"storage": backend.name, "why": NOT_OURS})
+            case "nobody":
+                pass
+    return await database.read(lambda rows: rows.runs(backend.name))
 
 
 class Audit:
@@ -143,25 +212,35 @@ class Audit:
         *,
         temporary_dir: Path,
         grace_seconds: float,
+        lease_seconds: float,
         progress: Progress = lambda *_: None,
     ) -> None:
-        """Objects younger than `grace_seconds` are nobody's orphans yet."""
+        """Objects younger than `grace_seconds` are nobody's orphans yet; who gives no sign of life for `lease_seconds`
+        is at work on nothing."""
         self._database = database
         self._backend = backend
         self._marker = marker
         self._threads = threads
         self._temporary_dir = temporary_dir
         self._grace = timedelta(seconds=grace_seconds)
+        self._lease_seconds = lease_seconds
         self._progress = progress
         self._report = Report(backend.name)
+        self._own = 0
+        self._young = 0
+        self._half_done: set[UUID] = set()
 
-    async def run(self, *, verify: bool = False, delete_orphans: bool = False, dry_run: bool = False) -> Report:
+    async def run(
+        self, *, verify: bool = False, delete_orphans: bool = False, dry_run: bool = False, claimed: bool = False
+    ) -> Report:
         """Compare both sides.
 
         `verify` reads every original and compares its hash. `delete_orphans` removes what nobody knows, where the
-        storage is this catalogue's and it is no more than MOST_ORPHANS of what is there; with `dry_run` it is only
-        said that it would be.
+        storage is this catalogue's, it is no more than MOST_ORPHANS of what is there, and nothing of it is newer than
+        all this catalogue knows, unless somebody said that this is right (`claimed`); with `dry_run` it is only said
+        that it would be.
         """
+        beats = await self._database.read(lambda catalogue: catalogue.beats())
         try:
             with (
                 closing(ScratchDirectory(self._temporary_dir)) as scratch,
@@ -170,8 +249,10 @@ class Audit:
                 await self._list(listing)
                 await self._look_for_orphans(listing)
                 await self._look_for_missing(listing, verify=verify)
+            await self._look_who_is_at_work(beats)
+            self._report.owner = await self._marker.owner()
             if delete_orphans:
-                await self._remove_orphans(dry_run=dry_run)
+                await self._remove_orphans(claimed=claimed, dry_run=dry_run)
             if not dry_run:
                 await self._mark()
         except StorageError as error:
@@ -212,65 +293,80 @@ class Audit:
         for record in page:
             if record.key.startswith(_MARKERS):
                 continue
-            if not record.key.startswith(_OURS):
+            key = parsed[record.key]
+            if key is None:
                 self._report.foreign += 1
                 continue
-            key = parsed[record.key]
-            row = rows.get(key.asset_id) if key is not None else None
-            if not _belongs(record.key, row, self._backend.name) and (stored := await self._still_there(record.key)):
-                self._report.findings.append(Finding("orphan", record.key, stored.size))
+            self._own += 1
+            if not _belongs(record.key, rows.get(key.asset_id), self._backend.name):
+                await self._look_for_its_age(record.key)
 
-    async def _still_there(self, key: str) -> StoredObject | None:
-        """An object that looked like an orphan, where it is there still and old enough to be one."""
+    async def _look_for_its_age(self, key: str) -> None:
+        """An object nobody knows is an orphan where it is there still, and old enough to be one."""
         try:
             stored = await self._backend.stat(key)
         except ObjectNotFound:
-            return None
+            return
         age = datetime.now(UTC) - stored.modified if stored.modified else timedelta.max
-        return stored if age >= self._grace else None
+        if age >= self._grace:
+            self._report.findings.append(Finding("orphan", key, stored.size))
+        else:
+            self._young += 1
 
-    async def _remove_orphans(self, *, dry_run: bool) -> None:
+    async def _remove_orphans(self, *, claimed: bool, dry_run: bool) -> None:
         report = self._report
-        orphans = [finding for finding in report.findings if finding.problem == "orphan"]
-        report.refused = await self._why_not(orphans)
+        orphans = [(place, finding) for place, finding in enumerate(report.findings) if finding.problem == "orphan"]
+        report.refused = await self._why_not([finding.key for _, finding in orphans], claimed=claimed)
         if report.refused is not None or dry_run:
             return
-        for done, finding in enumerate(orphans, 1):
-            if await self._is_orphan(finding.key):
-                await self._backend.delete(finding.key)
-            report.findings[report.findings.index(finding)] = replace(finding, removed=True)
-            self._progress("removing orphans", done, len(orphans))
+        known: set[int] = set()
+        try:
+            for done, (place, finding) in enumerate(orphans, 1):
+                if await self._is_orphan(finding.key):
+                    await self._backend.delete(finding.key)
+                    report.findings[place] = replace(finding, removed=True)
+                else:
+                    known.add(place)
+                self._progress("removing orphans", done, len(orphans))
+        finally:
+            report.findings = [finding for place, finding in enumerate(report.findings) if place not in known]
 
     async def _mark(self) -> None:
-        """Note the run on the storage; one that is nobody's yet, and fits the catalogue, becomes its own."""
-        if await self._marker.is_ours():
+        """Note the run on the storage; one that is nobody's yet, and holds nothing else, becomes this catalogue's."""
+        if self._report.owner == "this":
             await self._marker.advance()
-        elif await self._marker.is_missing():
-            orphans = sum(finding.problem == "orphan" and not finding.removed for finding in self._report.findings)
-            if orphans <= MOST_ORPHANS * self._report.objects:
+        elif self._report.owner == "nobody":
+            orphans = any(finding.problem == "orphan" for finding in self._report.findings)
+            if not (orphans or self._young or self._report.unsettled):
                 await self._marker.claim()
 
     async def _is_orphan(self, key: str) -> bool:
         """Whether nobody knows it at this very moment."""
-        parsed = parse_asset_key(key)
-        if parsed is None:
-            return True
-        rows = await self._database.read(lambda catalogue: catalogue.get_all_in_any_state({parsed.asset_id}))
-        return not _belongs(key, rows.get(parsed.asset_id), self._backend.name)
+        asset_id = _asset_id(key)
+        rows = await self._database.read(lambda catalogue: catalogue.get_all_in_any_state({asset_id}))
+        return not _belongs(key, rows.get(asset_id), self._backend.name)
 
-    async def _why_not(self, orphans: Sequence[Finding]) -> str | None:
-        """Why orphans must not be removed; a storage that is nobody's yet, and fits the catalogue, becomes its own."""
-        if len(orphans) > MOST_ORPHANS * self._report.objects:
+    async def _why_not(self, orphans: Sequence[str], *, claimed: bool) -> str | None:
+        """Why orphans must not be removed; None where they may be."""
+        if len(orphans) > MOST_ORPHANS * self._own:
             return (
-                f"{len(orphans)} of {self._report.objects} objects have no row, more than {MOST_ORPHANS:.0%}: "
+                f"{len(orphans)} of {self._own} objects have no row, more than {MOST_ORPHANS:.0%}: "
                 "it rather looks as if the catalogue had lost rows"
             )
-        if await self._marker.is_missing():
-            return None
-        if not await self._marker.is_ours():
+        match self._report.owner:
+            case "another":
+                return NOT_OURS
+            case "nobody":
+                return (
+                    "the storage has no marker yet, so its objects may be another catalogue's: a run that finds "
+                    "nothing without a row sets one, and so does `--claim`"
+                )
+        newest = await self._database.read(lambda catalogue: catalogue.newest_id())
+        newer = sum(newest is None or _asset_id(key) > newest for key in orphans)
+        if newer and not claimed:
             return (
-                "the storage's marker names another catalogue, or a later state of this one (restored from a backup?): "
-                "its objects may be somebody's; `--claim` makes the storage this catalogue's"
+                f"{newer} of {len(orphans)} orphans are newer than anything this catalogue knows (restored from a "
+                "backup, or a copy?): `--claim` says that they are nobody's"
             )
         return None
 
@@ -292,7 +388,7 @@ class Audit:
 
     async def _compare(self, record: AssetRecord, listing: _Listing, *, verify: bool) -> None:
         if record.state is not AssetState.READY:
-            self._report.unsettled += 1
+            self._half_done.add(record.id)
             return
         for key, size in _objects(record).items():
             listed = listing.size_of(key)
@@ -300,6 +396,20 @@ class Audit:
                 self._report.findings.append(finding)
         if verify and (finding := await self._verify(record)):
             self._report.findings.append(finding)
+
+    async def _look_who_is_at_work(self, before: dict[str, int]) -> None:
+        """Tell rows that are being worked on from those that were left: who lives has beaten since `before`, or does
+        within a lease's length."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._lease_seconds
+        while True:
+            unsettled, living = await self._database.read(partial(_at_work, ids=self._half_done, before=before))
+            self._half_done &= unsettled.keys()
+            self._report.at_work = sum(lease in living for lease in unsettled.values())
+            self._report.unsettled = len(unsettled) - self._report.at_work
+            if not self._report.unsettled or loop.time() > deadline:
+                return
+            await asyncio.sleep(self._lease_seconds / 20)
 
     async def _look_again(self, record: AssetRecord, key: str, size: int) -> Finding | None:
         """What is wrong with an object at this very moment; nothing, where its row was changed meanwhile."""
@@ -335,8 +445,25 @@ class Audit:
         )
 
 
+def _asset_id(key: str) -> UUID:
+    parsed = parse_asset_key(key)
+    if parsed is None:
+        raise ValueError(key)
+    return parsed.asset_id
+
+
 def _page_after(catalogue: Repository, *, storage: str, after: UUID | None) -> tuple[AssetRecord, ...]:
     return catalogue.page_of_storage(storage, after=after, limit=_PAGE)
+
+
+def _at_work(catalogue: Repository, *, ids: set[UUID], before: dict[str, int]) -> tuple[dict[UUID, str], set[str]]:
+    """The lease (or nothing) each row that is still unsettled is under, and the leases that have beaten since."""
+    unsettled: dict[UUID, str] = {}
+    remaining = list(ids)
+    for start in range(0, len(remaining), _PAGE):
+        rows = catalogue.get_all_in_any_state(remaining[start : start + _PAGE]).values()
+        unsettled |= {row.id: (row.lease or "").partition("/")[0] for row in rows if row.state is not AssetState.READY}
+    return unsettled, {lease for lease, beat in catalogue.beats().items() if before.get(lease) != beat}
 
 
 def _objects(record: AssetRecord) -> dict[str, int]:

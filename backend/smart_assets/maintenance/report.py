@@ -6,13 +6,29 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Final, TextIO
 
 from rich.console import Console
 from rich.table import Table
 
-from smart_assets.maintenance.audit import Report
+from smart_assets.maintenance.audit import NOT_OURS, Report
 
-SHOWN = 20
+SHOWN: Final = 20
+
+_HEADINGS: Final = (
+    "storage",
+    "objects",
+    "bytes",
+    "assets",
+    "at work",
+    "half done",
+    "orphans",
+    "missing",
+    "damaged",
+    "foreign",
+)
+_WIDTH: Final = 10_000
+"""Of a line: a terminal breaks one that is too long for it, where a table would rather cut its figures."""
 
 
 def as_json(reports: Sequence[Report]) -> str:
@@ -21,10 +37,11 @@ def as_json(reports: Sequence[Report]) -> str:
     return json.dumps({"right": all(report.is_right for report in reports), "storages": storages}, indent=2)
 
 
-def print_tables(reports: Sequence[Report], console: Console) -> None:
+def print_tables(reports: Sequence[Report], file: TextIO) -> None:
     """The figures of each storage, then what is wrong: the first of each."""
+    console = Console(file=file, width=_WIDTH)
     table = Table(box=None, pad_edge=False, collapse_padding=True)
-    for heading in ("storage", "objects", "bytes", "assets", "half done", "orphans", "missing", "damaged", "foreign"):
+    for heading in _HEADINGS:
         table.add_column(heading, justify="left" if heading == "storage" else "right", no_wrap=True)
     for report in reports:
         found = Counter(finding.problem for finding in report.findings if not finding.removed)
@@ -33,6 +50,7 @@ def print_tables(reports: Sequence[Report], console: Console) -> None:
             report.objects,
             report.bytes,
             report.assets,
+            report.at_work,
             report.unsettled,
             found["orphan"],
             found["missing"],
@@ -50,6 +68,10 @@ def _lines(report: Report) -> list[str]:
     lines = []
     if report.error is not None:
         lines.append(f"{report.storage}: could not be audited: {report.error}")
+    if report.owner == "another" and report.refused != NOT_OURS:
+        lines.append(f"{report.storage}: {NOT_OURS}")
+    if report.left is not None:
+        lines.append(f"{report.storage}: what was left half done was not finished: {report.left}")
     lines += [
         f"{report.storage}: {'removed ' if finding.removed else ''}{finding.problem}: {finding.key}"
         for finding in report.findings[:SHOWN]

@@ -30,7 +30,7 @@ from smart_assets.storage.errors import (
     StorageUnavailable,
     Unsupported,
 )
-from smart_assets.storage.keys import validate_key
+from smart_assets.storage.keys import Visibility, validate_key
 from smart_assets.threads import Threads
 
 # A web server of the same group may read, others may not.
@@ -555,3 +555,12 @@ def _records(directory: int, base: str, prefix: str) -> Iterator[StoredObject]:
                     yield _record(validate_key(key), entry.stat(follow_symlinks=False))
             except (InvalidKey, FileNotFoundError, NotADirectoryError):
                 continue  # not one of ours, or gone since
+            except PermissionError:
+                if _is_ours(key) or prefix.startswith(key + "/"):
+                    raise
+                # Somebody else's (`lost+found`): what nobody may read there is no object, and keeps none from us.
+
+
+def _is_ours(path: str) -> bool:
+    """Whether the service keeps objects there."""
+    return path.partition("/")[0] in {*Visibility, "smart-assets"}
