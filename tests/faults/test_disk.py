@@ -60,7 +60,8 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
             pytest.fail("no small disk can be mounted here; on CI that is not skipped")
         pytest.skip("no small disk can be mounted here")
     yield SmallDisk(path)
-    subprocess.run(["umount", path], check=True)
+    # The service has ended; the process that started its workers may take a moment longer.
+    until(lambda: subprocess.run(["umount", path], check=False).returncode == 0, of="the disk's end")
 
 
 @pytest.fixture
