@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 import threading
 from base64 import b64encode
 from collections import Counter
@@ -543,9 +544,11 @@ async def test_who_waits_is_served_though_the_one_that_asks_is_cancelled(server:
 async def test_an_object_written_by_an_attempt_whose_answer_got_lost_is_ours(server: FakeServer, data: bytes) -> None:
     async with opened(server, **IN_PARTS) as storage:
         await storage.upload("private/a.png", image(), content_type=PNG)
-        server.stage("PUT", "private/b.png?x-id=PutObject", lose_the_answer)
-        server.stage("POST", "private/b.png?uploadId", lose_the_answer)
+        server.stage(
+            *("POST", "private/b.png?uploadId") if len(data) > 5 * MiB else ("PUT", "private/b.png"), lose_the_answer
+        )
         stored = await storage.upload("private/b.png", data, content_type=PNG)
+        assert not any(server.faults.values()), "it got lost"
         assert stored.size == len(data)
         assert await read(storage, "private/b.png") == data
 
@@ -594,9 +597,170 @@ async def test_a_conflict_is_tried_again(server: FakeServer) -> None:
         await storage.upload("private/a.png", image(), content_type=PNG)
         server.stage("PUT", "private/b.png", conflict, conflict)
         assert (await storage.upload("private/b.png", image(), content_type=PNG)).size == len(image())
-        server.stage("PUT", "private/c.png", conflict, conflict, conflict)
+        server.stage("PUT", "private/c.png", *[conflict] * 9)
         with pytest.raises(StorageUnavailable):
             await storage.upload("private/c.png", image(), content_type=PNG)
+
+
+# ── Small objects ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+LARGER = bytes(2 * MiB)
+BY_THE_SDK = "amz-sdk-request"
+OF_ONE_REQUEST = re.compile(
+    r"authorization|content-length|content-md5|expect|x-amz-content-sha256|x-amz-date|amz-sdk-.*|x-amz-meta-smart-assets-.*"
+)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"prefix": "a b/ż", "session_token": "a token"},
+        {"storage_class": "STANDARD_IA", "encryption": "aws:kms", "kms_key_id": "key", "public_access": "acl"},
+        {
+            "extra_args": {
+                "Metadata": {"Album": "7  and 8"},
+                "Tagging": "team=web",
+                "BucketKeyEnabled": True,
+                "ObjectLockMode": "GOVERNANCE",
+                "ObjectLockRetainUntilDate": "2030-01-01",
+            }
+        },
+    ],
+)
+async def test_a_small_object_is_written_just_as_the_sdk_writes_a_larger_one(
+    server: FakeServer, settings: dict[str, Any]
+) -> None:
+    async with opened(server, **settings) as storage:
+        for visibility in Visibility:
+            for data, name in ((image(), "small.png"), (LARGER, "larger.png")):
+                stored = await storage.upload(f"{visibility}/{name}", data, content_type=PNG)
+                assert stored.etag == hashlib.md5(data).hexdigest()
+                assert await read(storage, f"{visibility}/{name}") == data
+            (small,), (larger,) = (server.sent("PUT", f"{visibility}/{name}") for name in ("small.png", "larger.png"))
+            assert BY_THE_SDK not in small
+            assert BY_THE_SDK in larger
+            assert small["x-amz-content-sha256"] == hashlib.sha256(image()).hexdigest()
+            assert small["content-md5"] == b64encode(hashlib.md5(image()).digest()).decode()
+            assert small["x-amz-meta-smart-assets-md5"] == hashlib.md5(image()).hexdigest()
+            same, as_the_sdk = (
+                {name: value for name, value in sent.items() if not OF_ONE_REQUEST.fullmatch(name)}
+                for sent in (small, larger)
+            )
+            assert same == as_the_sdk
+            assert same["if-none-match"] == "*"
+
+
+async def test_every_request_goes_through_the_proxy_that_the_environment_names(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", server.address)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    async with opened(server, endpoint_url="http://s3.invalid:9000") as storage:
+        await storage.upload("private/a.png", image(), content_type=PNG)
+        assert await read(storage, "private/a.png") == image()
+    assert {urlsplit(path).netloc for _, path, _ in server.requests} == {"s3.invalid:9000"}
+    assert {headers["host"] for _, _, headers in server.requests} == {"s3.invalid:9000"}
+
+
+async def test_a_taken_key_is_asked_about_once(server: FakeServer) -> None:
+    async with opened(server) as storage:
+        await storage.upload("private/a.png", image(1), content_type=PNG)
+        with pytest.raises(ObjectExists):
+            await storage.upload("private/a.png", image(2), content_type=PNG)
+        assert server.count("PUT", "private/a.png") == 2
+        assert server.count("HEAD", "private/a.png") == 0
+        assert await read(storage, "private/a.png") == image(1)
+
+
+async def test_a_refusal_is_left_to_the_sdk_and_the_next_write_is_not(server: FakeServer) -> None:
+    async with opened(server) as storage:
+        for number in range(3):
+            server.stage("PUT", "private/1.png", refuse(403, "AccessDenied"))
+            await storage.upload(f"private/{number}.png", image(), content_type=PNG)
+        tries = [[BY_THE_SDK in sent for sent in server.sent("PUT", f"private/{number}.png")] for number in range(3)]
+        assert tries == [[False], [False, True], [False]]
+
+
+@pytest.mark.parametrize("at_first", [False, True])
+async def test_what_a_check_finds_out_holds_for_the_next_write(server: FakeServer, at_first: bool) -> None:
+    async with opened(server) as storage:
+        for name, honoured in (("a", at_first), ("b", not at_first)):
+            server.honours_conditions = honoured
+            await storage.check()
+            await storage.upload(f"private/{name}.png", image(), content_type=PNG)
+            sent = server.sent("PUT", f"private/{name}.png")[0]
+            assert sent.get("if-none-match") == ("*" if honoured else None)
+            assert BY_THE_SDK not in sent
+
+
+async def test_an_answer_cut_amid_its_headers_is_no_success(server: FakeServer) -> None:
+    def cut(handler: _Handler) -> bool:
+        etag = hashlib.md5(handler.rfile.read(int(handler.headers["content-length"]))).hexdigest()
+        handler.wfile.write(f'HTTP/1.1 200 OK\r\nETag: "{etag}"\r\nContent-Length: 0\r\n'.encode())
+        handler.close_connection = True
+        return True
+
+    async with opened(server) as storage:
+        server.stage("PUT", "private/a.png", cut)
+        await storage.upload("private/a.png", image(), content_type=PNG)
+        assert not any(server.faults.values()), "it was cut"
+        assert await read(storage, "private/a.png") == image()
+
+
+async def test_where_the_sdk_finds_the_bucket_the_next_write_goes_at_once(server: FakeServer) -> None:
+    def elsewhere(handler: _Handler) -> bool:
+        if "/eu-central-1/s3/" in handler.headers["authorization"]:
+            return False
+        handler.rfile.read(int(handler.headers.get("content-length", 0)))
+        code = b"<Error><Code>PermanentRedirect</Code></Error>"
+        handler.answer(301, {"x-amz-bucket-region": "eu-central-1"}, code)
+        return True
+
+    async with opened(server, public_bucket="open") as storage:
+        server.stage("PUT", "/open/", *[elsewhere] * 9)
+        for name in ("a", "b", "c"):
+            await storage.upload(f"public/{name}.png", image(), content_type=PNG)
+    assert [server.count("PUT", f"public/{name}.png") for name in ("b", "c")] == [1, 1]
+    assert BY_THE_SDK not in server.sent("PUT", "public/c.png")[0]
+
+
+class Renewals:
+    """Credentials that end so soon that each use asks for new ones; they are numbered."""
+
+    def __init__(self, server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.given = 0
+        self.asked, self.go = threading.Event(), threading.Event()
+        self.go.set()
+        server.stage("GET", "/credentials", *[self.answer] * 100)
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{server.address}/credentials")
+
+    def answer(self, handler: _Handler) -> bool:
+        self.asked.set()
+        self.go.wait(60)
+        self.given += 1
+        body = {
+            "AccessKeyId": f"ASIA{self.given}",
+            "SecretAccessKey": "s",
+            "Token": f"token {self.given}",
+            "Expiration": f"{datetime.now(UTC) + timedelta(minutes=5):%Y-%m-%dT%H:%M:%SZ}",
+        }
+        handler.answer(200, {"Content-Type": "application/json"}, json.dumps(body).encode())
+        return True
+
+
+async def test_renewed_credentials_sign_the_next_write(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    Renewals(server, monkeypatch)
+    async with opened(server, access_key_id=None, secret_access_key=None) as storage:
+        for number in range(3):
+            await storage.upload(f"private/{number}.png", image(), content_type=PNG)
+    used = [server.sent("PUT", f"private/{number}.png")[0] for number in range(3)]
+    assert all(BY_THE_SDK not in sent for sent in used)
+    numbers = [int(sent["x-amz-security-token"].removeprefix("token ")) for sent in used]
+    assert len(set(numbers)) == 3
+    for sent, number in zip(used, numbers, strict=True):
+        assert f"Credential=ASIA{number}/" in sent["authorization"]
 
 
 # ── Broken off ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -643,6 +807,46 @@ async def test_a_cancelled_upload_is_cut_and_waited_for_once_all_is_sent(server:
             while pause.received is None:
                 await asyncio.sleep(0.01)
             assert pause.received < size
+        assert server.count("PUT", "private/b.png") == 1
+
+
+async def test_an_upload_cancelled_while_it_waits_for_credentials_writes_nothing(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renewals = Renewals(server, monkeypatch)
+    async with opened(server, access_key_id=None, secret_access_key=None) as storage:
+        await storage.upload("private/a.png", image(), content_type=PNG)
+        renewals.go.clear()
+        renewals.asked.clear()
+        uploading = asyncio.create_task(storage.upload("private/b.png", image(), content_type=PNG))
+        await asyncio.to_thread(renewals.asked.wait)
+        uploading.cancel()
+        await asyncio.sleep(0.05)
+        renewals.go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await uploading
+        await storage.upload("private/c.png", image(), content_type=PNG)
+        assert sorted(server.objects) == ["/photos/private/a.png", "/photos/private/c.png"]
+
+
+async def test_a_cancelled_upload_whose_answer_gets_lost_is_not_tried_again(server: FakeServer) -> None:
+    reached, go = threading.Event(), threading.Event()
+
+    def lose_it_later(handler: _Handler) -> bool:
+        reached.set()
+        go.wait(60)
+        return lose_the_answer(handler)
+
+    async with opened(server) as storage:
+        await storage.upload("private/a.png", image(), content_type=PNG)
+        server.stage("PUT", "private/b.png", lose_it_later)
+        uploading = asyncio.create_task(storage.upload("private/b.png", image(), content_type=PNG))
+        await asyncio.to_thread(reached.wait)
+        uploading.cancel()
+        await asyncio.sleep(0.05)
+        go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await uploading
         assert server.count("PUT", "private/b.png") == 1
 
 
@@ -736,7 +940,7 @@ async def test_a_refusal_is_translated_and_says_no_more_than_it_should(server: F
     async with opened(server) as storage:
         await storage.upload("private/a.png", image(), content_type=PNG)
         for status, code, kind, told in REFUSALS:
-            server.stage("PUT", "private/b.png", *[refuse(status, code)] * 3)
+            server.stage("PUT", "private/b.png", *[refuse(status, code)] * 4)
             with pytest.raises(StorageError, match=told) as caught:
                 await storage.upload("private/b.png", image(), content_type=PNG)
             assert type(caught.value) is kind, code

@@ -17,7 +17,7 @@ import logging
 import threading
 import time
 from base64 import b64encode
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -37,7 +37,7 @@ from botocore.response import StreamingBody
 
 from smart_assets.disposition import content_disposition
 from smart_assets.expiry import Validity
-from smart_assets.settings import PREFIX, GiB, MiB, S3Settings, Settings
+from smart_assets.settings import PREFIX, GiB, KiB, MiB, S3Settings, Settings
 from smart_assets.storage.base import (
     LATE_WRITE_SECONDS,
     TURN_SECONDS,
@@ -47,6 +47,7 @@ from smart_assets.storage.base import (
     StorageBackend,
     StoredObject,
     check_key,
+    pieces,
 )
 from smart_assets.storage.errors import (
     InvalidKey,
@@ -60,6 +61,7 @@ from smart_assets.storage.errors import (
     WriteNotVerified,
 )
 from smart_assets.storage.keys import MAX_KEY_BYTES, Visibility, validate_key, visibility_of
+from smart_assets.storage.pattern import Pattern, show_samples
 from smart_assets.storage.presign import AMAZON, amazon_signature, object_url, signable_get
 from smart_assets.threads import Threads, cancelled_since_now
 
@@ -70,6 +72,8 @@ _MAX_S3_KEY_BYTES: Final = 1024
 _MAX_EXPIRY_SECONDS: Final = 604_800
 _CHUNK_BYTES: Final = 1 * MiB
 _WRITES_AT_A_CONFLICT: Final = 3
+_SMALL_BYTES: Final = 1 * MiB  # up to here the SDK's own way costs about as much as all the rest: see `pattern`
+_PIECE_BYTES: Final = 256 * KiB
 
 _PUBLIC: Final = "public/"
 _DEFAULT_REGION: Final = "us-east-1"
@@ -78,6 +82,8 @@ _UNTYPED: Final = "application/octet-stream"
 # Of each object: what it holds, and which write it came from.
 _MD5: Final = "smart-assets-md5"
 _WRITE: Final = "smart-assets-write"
+
+_CONDITION: Final = "if-none-match"
 
 _NOBODY: Final = ("-", "-")
 """Credentials that sign nothing: to look up the real ones can take long."""
@@ -117,6 +123,7 @@ class _Content:
     """What is to be written: a file of this machine or in memory, and which call wants it."""
 
     file: BinaryIO
+    size: int
     md5: bytes
     content_type: str
     write: str
@@ -126,15 +133,26 @@ class _Content:
     def metadata(self) -> dict[str, str]:
         return {_MD5: self.md5.hex(), _WRITE: self.write}
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """What is said of this content and no other, as it goes over the wire."""
+        metadata = {f"x-amz-meta-{name}": value for name, value in self.metadata.items()}
+        return {"content-type": self.content_type, "content-md5": _base64(self.md5), **metadata}
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it is held in memory, and the first attempt is made without the SDK."""
+        return self.size <= _SMALL_BYTES
+
 
 class S3Storage(StorageBackend):
     """One bucket, or two: public objects may have one of their own.
 
     A write carries its MD5, which the server compares with what it received; where it does not do that, the object is
-    looked up afterwards. From `multipart_bytes` on it goes in parts, each held in memory while it is sent; anything
-    else is streamed. Two writers to one key are told apart where the server honours `If-None-Match`, and
-    `capabilities.create_if_absent` is False until that is known. Where it does that for whole objects only, nothing
-    is sent in parts.
+    looked up afterwards. From `multipart_bytes` on it goes in parts, each held in memory while it is sent; a small one
+    is held there whole, and anything else is streamed. Two writers to one key are told apart where the server honours
+    `If-None-Match`, and `capabilities.create_if_absent` is False until that is known. Where it does that for whole
+    objects only, nothing is sent in parts.
     """
 
     late_write_seconds = LATE_WRITE_SECONDS
@@ -163,6 +181,7 @@ class S3Storage(StorageBackend):
         self._built: Any = None
         self._arguments: dict[str, dict[str, Any]] = {}
         self._lasting_credentials: Any = None
+        self._patterns: dict[Visibility, Pattern] = {}
         self._server: _Server | None = None
         self._failure: Exception | None = None
         self._trying = asyncio.Lock()
@@ -407,6 +426,7 @@ class S3Storage(StorageBackend):
                 missing=(f"{PREFIX}S3__ENDPOINT_URL", f"{PREFIX}S3__REGION"),
             ) from error
         client.meta.events.register("before-parse.s3", self._see_that_it_is_whole)
+        client.meta.events.register("before-send.s3.PutObject", show_samples)
         return client
 
     def _see_that_it_is_whole(self, response_dict: dict[str, Any], **_: object) -> None:
@@ -415,9 +435,7 @@ class S3Storage(StorageBackend):
         Python's HTTP client takes those it got for all there are, and an empty body for what should follow. A date
         every server sends, and some send it last; and no server marks the end of a body by ending the connection.
         """
-        headers, status = response_dict["headers"], response_dict["status_code"]
-        sized = "content-length" in headers or "transfer-encoding" in headers or status == 204
-        if status >= 300 or (sized and "date" in headers):
+        if response_dict["status_code"] >= 300 or _is_whole(response_dict["headers"], response_dict["status_code"]):
             return
         if isinstance(response_dict["body"], StreamingBody):
             response_dict["body"].close()  # type: ignore[no-untyped-call]
@@ -457,7 +475,7 @@ class S3Storage(StorageBackend):
             size = file.seek(0, io.SEEK_END)
             file.seek(0)
             md5 = hashlib.file_digest(file, _md5).digest()
-            content = _Content(file, md5, content_type, uuid4().hex, is_cancelled)
+            content = _Content(file, size, md5, content_type, uuid4().hex, is_cancelled)
             write = self._put_in_parts if self._goes_in_parts(size) else self._put_whole
             for attempt in range(_WRITES_AT_A_CONFLICT):
                 file.seek(0)
@@ -481,20 +499,67 @@ class S3Storage(StorageBackend):
         return size >= self._settings.multipart_bytes and never_overwrites
 
     def _put_whole(self, key: str, content: _Content) -> str:
-        place = self._place(key)
-        answer = self._client().put_object(
-            **place.arguments,
-            **self._headers("PutObject", key, content.content_type, content.metadata),
-            **_if_absent(self._found.puts_if_absent),
-            Body=_Stoppable(content.file, content.is_cancelled),
-            ContentMD5=_base64(content.md5),
-        )
-        etag = _unquoted(answer)
+        etag = self._put_small(key, content) if content.is_small else None
+        if etag is None:
+            etag = self._put_by_sdk(key, content)
         if self._found.etag_is_md5 and etag != content.md5.hex():
             with suppress(Exception):
-                self._client().delete_object(**place.arguments)
+                self._client().delete_object(**self._place(key).arguments)
             raise self._not_verified(key)
         return etag
+
+    def _put_small(self, key: str, content: _Content) -> str | None:
+        """The ETag, at the first attempt and a fraction of what the SDK costs; None where that is to try.
+
+        What comes of anything but a success is left to it: it waits, goes where the bucket is, and says what is wrong.
+        """
+        visibility = visibility_of(key)
+        pattern = self._patterns.get(visibility)
+        if pattern is None:
+            pattern = self._new_pattern(visibility)
+            if pattern is None:
+                return None
+            self._patterns[visibility] = pattern
+        data = content.file.read()
+        request = pattern.request(
+            self._place(key).key,
+            data,
+            content.headers | ({_CONDITION: "*"} if self._found.puts_if_absent else {}),
+            body=_stoppable(data, content.is_cancelled),
+            credentials=self._credentials()[0],
+            now=datetime.now(UTC),
+        )
+        try:
+            # Over the SDK's connections: through its proxies, with its certificates and timeouts.
+            answer = self._client()._endpoint.http_session.send(request)  # noqa: SLF001 - nothing else leads there
+        except _NETWORK:
+            return None
+        if answer.status_code == 412:
+            raise ObjectExists("the key is taken")
+        if answer.status_code != 200:
+            self._patterns.pop(visibility, None)  # asked for anew: the SDK may learn that the bucket is elsewhere
+            return None
+        return _unquoted(answer.headers) if _is_whole(answer.headers) else None
+
+    def _new_pattern(self, visibility: Visibility) -> Pattern | None:
+        key = check_key(visibility)
+        content = _Content(io.BytesIO(), 0, _md5().digest(), _UNTYPED, "", lambda: False)
+        put = partial(self._put_object, key, content)
+        return Pattern.of(put, self._place(key).key, varying={*content.headers, _CONDITION})
+
+    def _put_by_sdk(self, key: str, content: _Content) -> str:
+        content.file.seek(0)
+        return _unquoted(self._put_object(key, content, _Stoppable(content.file, content.is_cancelled)))
+
+    def _put_object(self, key: str, content: _Content, body: object) -> dict[str, Any]:
+        answer: dict[str, Any] = self._client().put_object(
+            **self._place(key).arguments,
+            **self._headers("PutObject", key, content.content_type, content.metadata),
+            **_if_absent(self._found.puts_if_absent),
+            Body=body,
+            ContentMD5=_base64(content.md5),
+        )
+        return answer
 
     def _put_in_parts(self, key: str, content: _Content) -> str:
         place, client = self._place(key), self._client()
@@ -546,8 +611,9 @@ class S3Storage(StorageBackend):
         self._with_parts_left.discard(key)
 
     def _landed(self, key: str, content: _Content, error: sdk.ClientError) -> bool:
-        """Whether the object is this very write's: the answer got lost, and the SDK's next attempt found it there."""
-        retried = error.response["ResponseMetadata"].get("RetryAttempts", 0)
+        """Whether the object is this very write's: the answer got lost, and the next attempt found it there."""
+        # For the SDK's first attempt at a small one there was another before.
+        retried = content.is_small or error.response["ResponseMetadata"].get("RetryAttempts", 0)
         if not retried or _code(error) not in {"PreconditionFailed", "NoSuchUpload"}:
             return False
         try:
@@ -947,6 +1013,19 @@ class _Stoppable:
         return self._file.tell()
 
 
+def _stoppable(content: bytes, is_cancelled: Callable[[], bool]) -> Iterator[bytes]:
+    """The same for bytes in memory, in pieces."""
+    for piece in pieces(content, _PIECE_BYTES):
+        if is_cancelled():
+            raise CancelledError
+        yield piece
+
+
+def _is_whole(headers: Any, status: int = 200) -> bool:
+    """Whether no headers are missing: see `_see_that_it_is_whole`."""
+    return "date" in headers and (status == 204 or "content-length" in headers or "transfer-encoding" in headers)
+
+
 def _close(client: Any) -> None:
     """Close its connections at once: of those that wait in a pool, urllib3 closes them when it is collected."""
     session = client._endpoint.http_session  # noqa: SLF001 - nothing else leads there
@@ -983,7 +1062,7 @@ def _base64(digest: bytes) -> str:
     return b64encode(digest).decode()
 
 
-def _unquoted(answer: dict[str, Any]) -> str:
+def _unquoted(answer: Mapping[str, Any]) -> str:
     return str(answer.get("ETag", "")).strip('"')
 
 
