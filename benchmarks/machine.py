@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -115,8 +116,9 @@ def _file_system(folder: Path) -> str:
     return max(above, default=(0, "unknown"))[1]
 
 
+@cache
 def versions() -> dict[str, str]:
-    """Of every program there is that has a part in the figures."""
+    """Of every program there is that has a part in the figures, and of this checkout as the run found it."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

@@ -29,7 +29,7 @@ from smart_assets.errors import ConfigurationError
 from smart_assets.imaging.budget import MemoryBudget
 from smart_assets.imaging.sizes import check_presets
 from smart_assets.imaging.workers import RenderPool
-from smart_assets.maintenance.audit import keep_marked
+from smart_assets.maintenance.marker import keep_marked
 from smart_assets.maintenance.reconcile import Reconciler
 from smart_assets.scratch import ScratchDirectory
 from smart_assets.settings import Settings

@@ -425,9 +425,17 @@ class Settings(BaseSettings):
         return self.data_dir / "tmp"
 
 
-@lru_cache(256)
+_LONGEST_HOST = 255
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host name or address is this machine itself."""
+    # What callers send is remembered only where it is no longer than a name can be.
+    return len(host) <= _LONGEST_HOST and _is_loopback(host)
+
+
+@lru_cache(256)
+def _is_loopback(host: str) -> bool:
     if host.lower() == "localhost":
         return True
     try:

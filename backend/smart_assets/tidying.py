@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from smart_assets.errors import ConfigurationError
-from smart_assets.maintenance.audit import NOT_OURS, Audit, Marker, Report
+from smart_assets.maintenance.audit import Audit, Report
+from smart_assets.maintenance.marker import NOT_OURS, Marker
 from smart_assets.maintenance.report import as_json, print_tables
 from smart_assets.observability import configure_logging
 from smart_assets.runtime import Sight, looking, running

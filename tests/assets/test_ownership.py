@@ -251,8 +251,10 @@ async def test_a_storage_that_is_gone_breaks_neither_the_list_nor_a_deletion(sta
         assert (await service.client.get(url)).status_code == 404
         assert (await service.client.get("/api/v1/stats")).json()["deletions_owed"] == 1
         service.runtime.storages._opened["other"] = other
-        assert await service.runtime.reconciler.pass_once() == 1
+        service.runtime.reconciler._put_off.clear()  # on a busy machine the background's only pass comes this late
+        await service.settle()
         assert await other.keys() == set(), "its bytes go when it is back"
+        assert (await service.client.get("/api/v1/stats")).json()["deletions_owed"] == 0
 
 
 async def test_a_size_that_was_never_made_hinders_no_change_of_visibility(

@@ -23,7 +23,8 @@ import pytest
 
 from smart_assets.catalogue.repository import Repository
 from smart_assets.errors import CatalogueUnavailable
-from smart_assets.maintenance.audit import Audit, Finding, Marker, Report, _mark_again
+from smart_assets.maintenance.audit import Audit, Finding, Report
+from smart_assets.maintenance.marker import Marker, _mark_again
 from smart_assets.maintenance.report import print_tables
 from smart_assets.storage.errors import StorageError
 from smart_assets.storage.keys import AssetKey, Visibility, parse_asset_key

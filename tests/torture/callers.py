@@ -118,9 +118,11 @@ class Callers:
             told = answer.json()
             ids = [asset["id"] for asset in (told["assets"] if upload.batch else [told])]
         if upload.answer is not Answer.NONE:
-            # The second answer to the same request: meanwhile somebody may have changed what the first one made.
-            if ids != [asset.id for asset in upload.assets]:
-                self.strange.append(f"{upload.tag}: two answers to one request do not agree")
+            # The second answer to the same request: meanwhile somebody may have changed what the first one made, or
+            # deleted some of it.
+            deleted = answer.status_code == 410 and any(asset.fate is not Fate.KEPT for asset in upload.assets)
+            if not deleted and ids != [asset.id for asset in upload.assets]:
+                self.strange.append(f"{upload.tag}: answered {answer.status_code} {ids or answer.text} after {upload}")
         elif ids:
             upload.made(ids)
         else:

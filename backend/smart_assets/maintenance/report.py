@@ -11,7 +11,8 @@ from typing import Final, TextIO
 from rich.console import Console
 from rich.table import Table
 
-from smart_assets.maintenance.audit import NOT_OURS, Report
+from smart_assets.maintenance.audit import Report
+from smart_assets.maintenance.marker import NOT_OURS
 
 SHOWN: Final = 20
 
