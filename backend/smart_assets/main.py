@@ -45,6 +45,7 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     documents.install(app)
     app.include_router(uploads.router)
+    app.include_router(assets.direct)
     app.include_router(assets.router)
     app.include_router(service.router)
     app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)

@@ -152,7 +152,8 @@ class Delivery:
     def _public_url(self, record: AssetRecord, key: str) -> str | None:
         try:
             backend = self._storages.get(record.storage)
-            return backend.url(key) if backend.capabilities.links_public else None
+            can = backend.capabilities
+            return backend.url(key) if can.links_public and can.public_access else None
         except StorageNotConfigured:
             return None  # one asset whose storage is gone must not break a whole list
 

@@ -47,6 +47,9 @@ from smart_assets.visibility import Visibility
 _VISIBLE: ColumnElement[bool] = literal_column(f"assets.state IN ('{AssetState.READY}', '{AssetState.MOVING}')")
 _UNSETTLED: ColumnElement[bool] = literal_column(f"assets.state != '{AssetState.READY}'")
 
+_COLUMNS = tuple(column.name for column in fields(AssetRecord))
+_ASSET = select(*(assets.c[name] for name in _COLUMNS))
+
 # What every upload and every fetch by id runs is built once: building costs more than running it.
 _INSERT = insert(assets)
 _MARK_READY = (
@@ -72,7 +75,7 @@ _ADD_TO_TOTALS = _NEW_TOTALS.on_conflict_do_update(
         "bytes": storage_totals.c.bytes + _NEW_TOTALS.excluded.bytes,
     },
 )
-_GET = select(assets).where(assets.c.id == bindparam("asset_id"), _VISIBLE)
+_GET = _ASSET.where(assets.c.id == bindparam("asset_id"), _VISIBLE)
 _GET_OWNED = _GET.where(assets.c.owner == bindparam("owned_by"))
 
 
@@ -141,7 +144,7 @@ class Repository:
     ) -> tuple[AssetRecord, ...]:
         """At most `limit` assets that come after the one of id `after`, in order of creation."""
         where: list[ColumnElement[bool]] = [_VISIBLE]
-        source = assets.select()
+        source = _ASSET
         if criteria.owner is not None:
             where.append(assets.c.owner == criteria.owner)
         if criteria.storage is not None:
@@ -154,7 +157,7 @@ class Repository:
             where.append(assets.c.filename_folded.contains(criteria.filename_contains, autoescape=True))
         order_by = assets.c.id
         if criteria.tag is not None:
-            source = source.join(asset_tags, asset_tags.c.asset_id == assets.c.id)
+            source = source.join_from(assets, asset_tags, asset_tags.c.asset_id == assets.c.id)
             where.append(asset_tags.c.tag == criteria.tag)
             if criteria.owner is not None:
                 where.append(asset_tags.c.owner == criteria.owner)
@@ -207,7 +210,7 @@ class Repository:
 
     def get_in_any_state(self, asset_id: UUID) -> AssetRecord | None:
         """The row, whether callers may see it or not."""
-        row = self._connection.execute(select(assets).where(assets.c.id == asset_id)).one_or_none()
+        row = self._connection.execute(_ASSET.where(assets.c.id == asset_id)).one_or_none()
         return _from_row(row) if row is not None else None
 
     def begin_deleting(self, asset_id: UUID, claim: str) -> AssetRecord | None:
@@ -331,14 +334,14 @@ class Repository:
 
     def page_of_storage(self, storage: str, *, after: UUID | None, limit: int) -> tuple[AssetRecord, ...]:
         """At most `limit` rows of a storage, in whatever state, in the order of their ids."""
-        query = select(assets).where(assets.c.storage == storage)
+        query = _ASSET.where(assets.c.storage == storage)
         if after is not None:
             query = query.where(assets.c.id > after)
         return tuple(_from_row(row) for row in self._connection.execute(query.order_by(assets.c.id).limit(limit)))
 
     def get_all_in_any_state(self, asset_ids: Collection[UUID]) -> dict[UUID, AssetRecord]:
         """Those rows there are, by id."""
-        rows = self._connection.execute(select(assets).where(assets.c.id.in_(list(asset_ids))))
+        rows = self._connection.execute(_ASSET.where(assets.c.id.in_(list(asset_ids))))
         return {record.id: record for record in map(_from_row, rows)}
 
     # ── Requests under an Idempotency-Key ───────────────────────────────────────────────────────────────────────────
@@ -430,7 +433,7 @@ class Repository:
         Nobody: neither this process (`own_lease`) under a claim it has `held`, nor one of the `living` others.
         """
         nobody = _nobody_at_work(assets.c.lease, own_lease=own_lease, held=held, living=living)
-        query = select(assets).where(_UNSETTLED, assets.c.storage == storage, nobody)
+        query = _ASSET.where(_UNSETTLED, assets.c.storage == storage, nobody)
         if after is not None:
             query = query.where(assets.c.id > after)
         return tuple(_from_row(row) for row in self._connection.execute(query.order_by(assets.c.id).limit(limit)))
@@ -458,9 +461,6 @@ def _to_key_row(record: KeyRecord) -> dict[str, Any]:
     return {column.name: getattr(record, column.name) for column in fields(record)}
 
 
-_COLUMNS = tuple(column.name for column in fields(AssetRecord))
-
-
 def _to_row(record: AssetRecord) -> dict[str, Any]:
     row = {name: getattr(record, name) for name in _COLUMNS}
     row["variants"] = [variant.to_json() for variant in record.variants]
@@ -481,31 +481,18 @@ def _changeable(record: AssetRecord) -> JsonObject:
 
 
 def _from_row(row: Row[Any]) -> AssetRecord:
-    values = row._mapping  # noqa: SLF001 - SQLAlchemy's public name for it
-    return AssetRecord(
-        id=values["id"],
-        owner=values["owner"],
+    """What `_ASSET` selected."""
+    values = dict(zip(_COLUMNS, row, strict=True))
+    target = values["target_visibility"]
+    values.update(
         state=AssetState(values["state"]),
-        storage=values["storage"],
         visibility=Visibility(values["visibility"]),
-        filename=values["filename"],
         format=ImageFormat(values["format"]),
-        size_bytes=values["size_bytes"],
-        width=values["width"],
-        height=values["height"],
-        sha256=values["sha256"],
-        variants=tuple(VariantRecord.from_json(variant) for variant in values["variants"]),
+        variants=tuple(map(VariantRecord.from_json, values["variants"])),
         tags=tuple(values["tags"]),
-        metadata=values["metadata"],
-        thumbhash=values["thumbhash"],
-        dominant_color=values["dominant_color"],
-        created_at=values["created_at"],
-        updated_at=values["updated_at"],
-        expires_at=values["expires_at"],
-        version=values["version"],
-        target_visibility=Visibility(values["target_visibility"]) if values["target_visibility"] else None,
-        lease=values["lease"],
+        target_visibility=Visibility(target) if target else None,
     )
+    return AssetRecord(**values)
 
 
 def fold(text: str | None) -> str | None:

@@ -14,8 +14,9 @@ from starlette.types import Receive, Scope, Send
 
 from smart_assets.api.conditional import send_bytes
 from smart_assets.api.deps import CallerDep, PresenterDep, RuntimeDep
+from smart_assets.api.direct_route import DirectRoute
 from smart_assets.api.documents import problems
-from smart_assets.api.presenting import json_response, read_cursor, write_cursor
+from smart_assets.api.presenting import built, json_response, read_cursor, write_cursor
 from smart_assets.api.schemas import (
     Asset,
     AssetPage,
@@ -31,11 +32,13 @@ from smart_assets.errors import AssetNotFound, InvalidParameter
 from smart_assets.formats import ImageFormat
 
 router = APIRouter(prefix="/api/v1/assets")
+direct = APIRouter(prefix="/api/v1/assets", route_class=DirectRoute)
+"""What is asked for most often."""
 
 _ETAG = re.compile(r'"v(\d{1,9})"', re.ASCII)
 
 
-@router.get("", tags=["library"], summary="List assets", response_model=AssetPage, responses=problems(401, 403, 422))
+@direct.get("", tags=["library"], summary="List assets", response_model=AssetPage, responses=problems(401, 403, 422))
 async def list_assets(
     caller: CallerDep, query: Annotated[ListQuery, Query()], runtime: RuntimeDep, show: PresenterDep
 ) -> Response:
@@ -56,14 +59,15 @@ async def list_assets(
         newest_first=query.order == "desc",
     )
     return json_response(
-        AssetPage.model_construct(
+        built(
+            AssetPage,
             items=[show.asset(record) for record in page.records],
             next_cursor=write_cursor(page.next_after) if page.next_after else None,
         )
     )
 
 
-@router.get(
+@direct.get(
     "/{asset_id}", tags=["library"], summary="Get an asset", response_model=Asset, responses=problems(401, 403, 404)
 )
 async def get_asset(asset_id: str, caller: CallerDep, runtime: RuntimeDep, show: PresenterDep) -> Response:
@@ -95,16 +99,18 @@ async def change_asset(
     return json_response(show.asset(record), headers={"ETag": _etag(record.version)})
 
 
-@router.delete(
+@direct.delete(
     "/{asset_id}",
     tags=["library"],
     status_code=204,
+    response_class=Response,
     summary="Delete an asset",
     responses=problems(401, 403, 404, 409, 503),
 )
-async def delete_asset(asset_id: str, caller: CallerDep, runtime: RuntimeDep) -> None:
+async def delete_asset(asset_id: str, caller: CallerDep, runtime: RuntimeDep) -> Response:
     """Original, sizes and description; gone at once for everybody."""
     await runtime.library.delete(_id(asset_id), caller.owner)
+    return Response(status_code=204)
 
 
 @router.post(
@@ -130,7 +136,7 @@ async def make_signed_url(
         raise InvalidParameter.at("body", "expiry_seconds", message=f"{seconds} is over the limit of {longest} seconds")
     record = await runtime.library.get(_id(asset_id), caller.owner)
     link = await show.signed(record, wanted.size, seconds)
-    return json_response(SignedUrl.model_construct(url=link.url, url_expires_at=link.expires_at))
+    return json_response(built(SignedUrl, url=link.url, url_expires_at=link.expires_at))
 
 
 @router.get(

@@ -12,11 +12,11 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from smart_assets.access.api_keys import Caller
 from smart_assets.api.body import BodyLimits, IncomingBody, read_body
 from smart_assets.api.deps import CallerDep, PresenterDep, RuntimeDep
+from smart_assets.api.direct_route import DirectRoute
 from smart_assets.api.documents import problems, upload_body
 from smart_assets.api.presenting import json_response
 from smart_assets.api.problems import REPLAYED
 from smart_assets.api.schemas import Asset, Batch, FailedFile, IdempotencyKey, UploadQuery
-from smart_assets.api.upload_route import UploadRoute
 from smart_assets.assets.idempotency import Attempt, fingerprint
 from smart_assets.assets.uploads import Failure, Upload, UploadedAsset, UploadOptions
 from smart_assets.catalogue.repository import Repository
@@ -26,7 +26,7 @@ from smart_assets.imaging.sizes import RenderOptions, parse_background, parse_si
 from smart_assets.runtime import Runtime
 from smart_assets.settings import Settings
 
-router = APIRouter(prefix="/api/v1/assets", route_class=UploadRoute)
+router = APIRouter(prefix="/api/v1/assets", route_class=DirectRoute)
 
 IdempotencyKeyHeader = Annotated[
     IdempotencyKey | None,
@@ -88,7 +88,7 @@ async def upload_batch(
     One file that fails fails all, and nothing of them stays; with `atomic=false` those that failed are listed.
     """
     taken = await _take(request, caller, query, runtime, idempotency_key, batch=True)
-    batch = Batch.model_construct(assets=[], failed=[])
+    batch = Batch(assets=[], failed=[])
     for index, (filename, outcome) in enumerate(zip(taken.filenames, taken.outcomes, strict=True)):
         if isinstance(outcome, UploadedAsset):
             batch.assets.append(show.uploaded(outcome))
