@@ -9,7 +9,7 @@ whose speed drifts drifts for all of them; what counts is the median of what the
 requests or switched off: the service asks for keys, hashes, checks, syncs and catalogues as it does for anybody.
 
 Results are kept in benchmarks/results and in docs/performance.md where there were five rounds or more. Files are kept
-in the environment's folder while it runs (two gigabytes at times), because a temporary folder may be memory, which
+in the environment's folder while it runs (a few gigabytes), because a temporary folder may be memory, which
 takes no time to sync.
 """
 
@@ -45,9 +45,12 @@ def main() -> None:
     rounds = arguments.rounds or (QUICK_ROUNDS if arguments.quick else ROUNDS)
     families = arguments.family or (QUICK if arguments.quick else list(FAMILIES))
     begin, run = time.monotonic(), Run(cores, rounds, quick=arguments.quick)
-    for name in families:
-        with tempfile.TemporaryDirectory(prefix="benchmark-", dir=ENVIRONMENT, ignore_cleanup_errors=True) as folder:
-            run.family, run.folder = name, Path(folder)
+    machine.versions()  # of the checkout as it is now, before results are written
+    # One folder for all, removed at the end: so many files removed would slow down the next family's.
+    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=ENVIRONMENT, ignore_cleanup_errors=True) as folder:
+        for name in families:
+            run.family, run.folder = name, Path(folder) / name
+            run.folder.mkdir()
             _measure(run, FAMILIES[name])
     print(f"{time.monotonic() - begin:.0f} s")
 

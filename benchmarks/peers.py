@@ -64,6 +64,23 @@ def naive(folder: Path, *, on: int) -> Iterator[Server]:
 
 
 @contextmanager
+def least(folder: Path, *, on: int) -> Iterator[Server]:
+    """The least code that does what an upload promises."""
+    port = free_port()
+    with serving(
+        "least code",
+        _uvicorn("benchmarks.least:app", port),
+        port,
+        on=on,
+        log=folder / "log",
+        ready="/openapi.json",
+        environment={"LEAST_FOLDER": str(folder)},
+        files=folder,
+    ) as server:
+        yield server
+
+
+@contextmanager
 def filestore(folder: Path, *, on: int) -> Iterator[Server]:
     """filestore with its LocalEngine."""
     if find_spec("filestore") is None:
