@@ -97,13 +97,16 @@ async def test_a_wrong_filter_is_named(service: Service, query: dict[str, Any]) 
 
 async def test_what_may_be_changed_is_changed_and_the_rest_stays(service: Service) -> None:
     asset = await service.uploaded(HOLIDAY, tags="old")
-    change = {"filename": "new.jpg", "tags": ["b", "a", "b"], "expires_at": "2090-01-01T00:00:00Z"}
+    change = {
+        "filename": "new.jpg", "tags": ["b", "a", "b"], "expires_at": "2090-01-01T00:00:00Z", "pinned": True,
+    }  # fmt: skip
     answer = await patch(service, asset, change)
     assert answer.status_code == 200, answer.text
     changed = answer.json()
     assert changed["updated_at"] >= asset["updated_at"]
     assert {**changed, "updated_at": None} == {
         **asset, "updated_at": None, "filename": "new.jpg", "tags": ["b", "a"], "expires_at": "2090-01-01T00:00:00Z",
+        "pinned": True,
     }  # fmt: skip
     assert (await service.client.get(api(asset))).json() == changed
     assert await listed(service, tag="old") == []
@@ -130,6 +133,8 @@ async def test_metadata_is_merged(service: Service) -> None:
         {"visibility": "secret"},
         {"visibility": None},
         {"expires_at": "soon"},
+        {"pinned": "yes"},
+        {"pinned": None},
         {"sha256": "0" * 64},
         {"id": NOBODY},
     ],

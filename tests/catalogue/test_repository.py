@@ -273,3 +273,8 @@ async def test_a_catalogue_that_is_gone_is_an_error_of_ours(tmp_path: Path) -> N
 def test_a_folder_that_is_not_there_is_said_at_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="catalogue"):
         Database.open(f"sqlite:///{tmp_path}/missing/catalogue.sqlite3")
+
+
+async def test_text_that_is_half_a_surrogate_pair_is_read_back(database: Database) -> None:
+    (kept,) = await keep(database, a_record(metadata={"half": "\ud800"}))
+    assert await database.read(lambda catalogue: catalogue.get_in_any_state(kept.id)) == kept

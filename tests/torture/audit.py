@@ -30,6 +30,7 @@ _KNOWN_FILES = {
     "catalogue.sqlite3-wal",
     "catalogue.sqlite3-shm",
     "catalogue.sqlite3-turn",
+    "catalogue.sqlite3-retention",
     "signing.key",
     "assets.lock",
 }

@@ -95,6 +95,7 @@ def _asset(record: AssetRecord, links: dict[str, Link], failed: list[FailedSize]
         created_at=record.created_at,
         updated_at=record.updated_at,
         expires_at=record.expires_at,
+        pinned=record.pinned,
         credits_used=None,
     )
 

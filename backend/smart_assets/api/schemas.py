@@ -17,6 +17,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    StrictBool,
     TypeAdapter,
     field_validator,
 )
@@ -202,6 +203,7 @@ class Asset(BaseModel):
     created_at: Timestamp
     updated_at: Timestamp
     expires_at: Timestamp | None
+    pinned: bool = Field(description="Retention leaves it alone.")
     credits_used: int | None = Field(description="Null where nothing is metered.")
 
 
@@ -238,6 +240,7 @@ class AssetPatch(BaseModel):
     metadata: dict[str, Any] | MISSING = Field(MISSING, description="Merged into what is there (RFC 7396).")
     visibility: Visibility | MISSING = MISSING
     expires_at: Expiry | MISSING | None = Field(MISSING, description="Null: never.")
+    pinned: StrictBool | MISSING = Field(MISSING, description="Whether retention leaves it alone.")
 
     @field_validator("filename")
     @classmethod

@@ -33,6 +33,7 @@ class Changes:
     metadata: JsonObject = _MISSING
     visibility: Visibility = _MISSING
     expires_at: datetime | None = _MISSING
+    pinned: bool = _MISSING
 
     def apply(self, record: AssetRecord) -> AssetRecord:
         """The record as it is to be; InvalidParameter where its metadata would break the rules."""

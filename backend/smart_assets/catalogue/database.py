@@ -7,8 +7,8 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from queue import SimpleQueue
 from threading import Thread
@@ -105,6 +105,17 @@ class Database:
         job = Job(work)
         self._writes.put(job)
         return await job.outcome()
+
+    @asynccontextmanager
+    async def job(self, name: str) -> AsyncIterator[bool]:
+        """Whether this process may do a job now that one of all processes does at a time; if so, until the context
+        ends, or the process does."""
+        descriptor = await self._readers.run(partial(_locked, f"{self._path}-{name}"))
+        try:
+            yield descriptor is not None
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
 
     async def close(self) -> None:
         """Close every connection, once what is being written has ended."""
@@ -228,6 +239,17 @@ def _one_sentence() -> Iterator[None]:
     except SQLAlchemyError as error:
         reason = getattr(error, "orig", None) or error
         raise ConfigurationError(f"the catalogue (ASSETS_DATABASE_URL) cannot be opened: {reason}") from error
+
+
+def _locked(path: str) -> int | None:
+    """A descriptor that holds a lock, which ends with it; None where another has it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def _file_at(path: str) -> tuple[int, int] | None:

@@ -11,6 +11,7 @@ from uuid import UUID
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
@@ -22,6 +23,7 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
+    false,
 )
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
@@ -72,8 +74,9 @@ class AssetRecord:
     """One row: an asset and all that was made of it.
 
     `width` and `height` as a person sees them, in pixels; times in UTC. `version` counts the changes a caller can see.
-    While `moving`, `target_visibility` says where to. `lease` is the claim under which somebody is at work on a row
-    that is not `ready`: the process's lease, a slash, a number.
+    Retention leaves a `pinned` one alone. While `moving`, `target_visibility` or `target_storage` says where to.
+    `lease` is the claim under which somebody is at work on a row that is not `ready`: the process's lease, a slash, a
+    number.
     """
 
     id: UUID
@@ -96,7 +99,9 @@ class AssetRecord:
     dominant_color: str | None = None
     expires_at: datetime | None = None
     version: int = 1
+    pinned: bool = False
     target_visibility: Visibility | None = None
+    target_storage: str | None = None
     lease: str | None = None
 
     @property
@@ -185,7 +190,9 @@ assets = Table(
     Column("updated_at", UtcDateTime, nullable=False),
     Column("expires_at", UtcDateTime),
     Column("version", Integer, nullable=False),
+    Column("pinned", Boolean, nullable=False, server_default=false()),
     Column("target_visibility", String(16)),
+    Column("target_storage", String(64)),
     Column("lease", String(64)),
     CheckConstraint(f"state IN ({_STATES})", name="state"),
     # A page of the library is a range of one of these; ids are time-ordered.
@@ -194,6 +201,13 @@ assets = Table(
     Index("ix_assets_owner_visibility_id", "owner", "visibility", "id"),
     # Oldest and newest of a storage.
     Index("ix_assets_storage_id", "storage", "id"),
+)
+# The assets that are to go one day.
+Index(
+    "ix_assets_expires_at",
+    assets.c.expires_at,
+    sqlite_where=assets.c.expires_at.is_not(None),
+    postgresql_where=assets.c.expires_at.is_not(None),
 )
 # The few rows somebody is, or was, at work on.
 Index(
@@ -245,6 +259,16 @@ tidied = Table(
     metadata,
     Column("storage", String(64), primary_key=True),
     Column("runs", Integer, nullable=False),
+)
+
+# When a job that one process of all does (retention, say) ran last, and what came of it.
+job_runs = Table(
+    "job_runs",
+    metadata,
+    Column("job", String(32), primary_key=True),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("finished_at", UtcDateTime),
+    Column("outcome", JSON(none_as_null=True)),
 )
 
 # A process shows that it lives by raising `beat`. Whoever watches compares beats over its own monotonic clock, so no

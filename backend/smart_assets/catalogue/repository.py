@@ -475,6 +475,7 @@ def _changeable(record: AssetRecord) -> JsonObject:
         "tags": record.tags,
         "metadata": record.metadata,
         "expires_at": record.expires_at,
+        "pinned": record.pinned,
         "updated_at": record.updated_at,
         "version": record.version,
     }
