@@ -109,6 +109,33 @@ def reconcile(
         raise typer.Exit(1)
 
 
+@app.command()
+def retention(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Find out what would go, and remove nothing.")] = False,
+    confirm: Annotated[
+        bool,
+        typer.Option(
+            "--confirm", help="The clock is right: remove what was refused, being more than half of a storage."
+        ),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Say it to machines.")] = False,
+) -> None:
+    """Remove assets that have expired, are too old, or too much for their storage, as the settings say.
+
+    The service does so by itself. Pinned assets stay. Exit code 1 where something could not be removed, 2 where it
+    could not run.
+    """
+    from smart_assets.retiring import retire
+
+    try:
+        done = retire(load_settings(), dry_run=dry_run, confirm=confirm, json=as_json)
+    except (SmartAssetsError, OSError) as error:
+        _say_what_is_wrong(error)
+        raise typer.Exit(2) from None
+    if not done:
+        raise typer.Exit(1)
+
+
 def _serve(settings: Settings) -> None:
     from smart_assets import runtime
 

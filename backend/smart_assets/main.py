@@ -13,7 +13,7 @@ from smart_assets.api import documents, problems
 from smart_assets.api.delivery import AssetDelivery
 from smart_assets.api.drain import DRAIN_SECONDS, DrainAfterRefusal
 from smart_assets.api.edge import Edge
-from smart_assets.api.routers import assets, service, uploads
+from smart_assets.api.routers import assets, maintenance, service, uploads
 from smart_assets.runtime import running
 from smart_assets.settings import Settings
 
@@ -47,6 +47,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(uploads.router)
     app.include_router(assets.direct)
     app.include_router(assets.router)
+    app.include_router(maintenance.router)
     app.include_router(service.router)
     app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
     # The last one added is the outermost.

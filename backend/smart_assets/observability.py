@@ -37,6 +37,11 @@ CLEANUP_FAILURES = Counter(
     "smart_assets_cleanup_failures", "Objects of failed uploads that could not be removed at once.", ["storage"]
 )
 REPAIRS = Counter("smart_assets_repairs", "Assets a dead process left half done, by what was made of them.", ["action"])
+RETENTION_ASSETS = Counter("smart_assets_retention_assets", "Assets retention removed.", ["storage", "reason"])
+RETENTION_BYTES = Counter("smart_assets_retention_bytes", "Bytes retention removed.", ["storage", "reason"])
+RETENTION_FAILURES = Counter(
+    "smart_assets_retention_failures", "Assets retention could not remove at once.", ["storage", "reason"]
+)
 BACKGROUND_FAILURES = Counter("smart_assets_background_failures", "Background work that failed.", ["task"])
 RENDER_MEMORY = Gauge(
     "smart_assets_render_memory_bytes", "Estimated memory of the images in work.", multiprocess_mode="livesum"

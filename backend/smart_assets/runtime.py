@@ -31,6 +31,7 @@ from smart_assets.imaging.sizes import check_presets
 from smart_assets.imaging.workers import RenderPool
 from smart_assets.maintenance.marker import keep_marked
 from smart_assets.maintenance.reconcile import Reconciler
+from smart_assets.maintenance.retention import Retention
 from smart_assets.scratch import ScratchDirectory
 from smart_assets.settings import Settings
 from smart_assets.storage.base import StorageBackend
@@ -55,6 +56,7 @@ class Runtime:
     delivery: Delivery
     idempotency: Idempotency
     reconciler: Reconciler
+    retention: Retention
     threads: Threads
     temporary_dir: Path
 
@@ -100,10 +102,12 @@ async def running(settings: Settings, *, serves: bool = True) -> AsyncIterator[R
             temporary_dir=settings.temporary_dir,
         )
         await closing.enter_async_context(_in_background(reconciler.run()))
+        retention = Retention(settings.retention, database, storages, lease, settling, serves=serves)
         remote = [backend for backend in lasting if not backend.capabilities.at_hand]
         await closing.enter_async_context(_in_background(_check_storages(remote)))
         if serves:
             await closing.enter_async_context(_in_background(keep_marked(database, lasting)))
+            await closing.enter_async_context(_in_background(retention.run_periodically()))
         yield Runtime(
             settings=settings,
             database=database,
@@ -114,6 +118,7 @@ async def running(settings: Settings, *, serves: bool = True) -> AsyncIterator[R
             delivery=Delivery(settings, database, storages, signer, threads),
             idempotency=Idempotency(database, lease),
             reconciler=reconciler,
+            retention=retention,
             threads=threads,
             temporary_dir=own_scratch.path,
         )
@@ -169,6 +174,12 @@ def prepare(settings: Settings) -> None:
         raise ConfigurationError(
             f"ASSETS_DEFAULT_STORAGE is {settings.default_storage}; the storages there are: {', '.join(names)}"
         )
+    limits = settings.retention.max_size_bytes
+    for name in limits if isinstance(limits, dict) else ():
+        if name not in names:
+            raise ConfigurationError(
+                f"ASSETS_RETENTION__MAX_SIZE_BYTES names {name}; the storages there are: {', '.join(names)}"
+            )
     try:
         settings.data_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
         settings.temporary_dir.mkdir(mode=0o700, exist_ok=True)

@@ -14,7 +14,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from smart_assets.errors import ConfigurationError
@@ -40,6 +48,7 @@ def _without_trailing_slash(value: str) -> str:
 
 
 CommaList = BeforeValidator(_split_commas)
+EmptyIsNone = BeforeValidator(lambda value: None if value == "" else value)
 
 
 class _Group(BaseModel):
@@ -101,6 +110,41 @@ class ImagingSettings(_Group):
     )
 
 
+def _size_limits(value: Any) -> Any:
+    if value is None or value in ("", {}):
+        return None
+    limits = value.values() if isinstance(value, dict) else [value]
+    if not all(re.fullmatch(r"[1-9]\d*", str(limit), re.ASCII) for limit in limits):
+        raise ValueError("must be a number of bytes from 1 up, or a JSON object of such numbers by storage")
+    return value
+
+
+class RetentionSettings(_Group):
+    """When assets are removed by themselves. Pinned ones never are."""
+
+    days: Annotated[int | None, EmptyIsNone] = Field(
+        None, ge=1, le=36_500, description="Assets that were uploaded longer ago are removed; by default none is."
+    )
+    max_size_bytes: Annotated[int | dict[str, int] | None, BeforeValidator(_size_limits)] = Field(
+        None,
+        description="How much a storage may hold, originals and sizes: past it the oldest assets are removed. One "
+        'number for each storage alone, or a JSON object by name: `{"local": 10737418240}`. By default no limit.',
+    )
+    interval_seconds: float = Field(3600, ge=1, description="So often one process of all looks for what is to go.")
+    batch: int = Field(200, ge=1, le=10_000, description="So many assets are looked up at a time.")
+
+    def max_size_of(self, storage: str) -> int | None:
+        """How many bytes a storage may hold; None where there is no limit."""
+        if isinstance(self.max_size_bytes, dict):
+            return self.max_size_bytes.get(storage)
+        return self.max_size_bytes
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether assets go that have no end of their own."""
+        return self.days is not None or bool(self.max_size_bytes)
+
+
 class MemoryStorageSettings(_Group):
     """The `memory` storage: one process only, forgotten at restart."""
 
@@ -134,7 +178,6 @@ Url = Annotated[
     Annotated[str, AfterValidator(_without_trailing_slash), Field(pattern=r"^https?://[^\s?#]+$")] | None,
     BeforeValidator(_with_scheme),
 ]
-EmptyIsNone = BeforeValidator(lambda value: None if value == "" else value)
 Text = Annotated[str | None, EmptyIsNone]
 Secret = Annotated[SecretStr | None, EmptyIsNone]
 
@@ -407,6 +450,7 @@ class Settings(BaseSettings):
 
     policy: PolicySettings = PolicySettings()
     imaging: ImagingSettings = ImagingSettings()
+    retention: RetentionSettings = RetentionSettings()
     memory: MemoryStorageSettings = MemoryStorageSettings()
     direct: DirectStorageSettings = DirectStorageSettings()
     s3: S3Settings = Field(default_factory=S3Settings)

@@ -9,12 +9,21 @@ from uuid import UUID
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from smart_assets.api.schemas import Asset, FailedSize, RetentionSettings, Statistics, StorageStatistics, Variant
+from smart_assets import settings
+from smart_assets.api.schemas import (
+    Asset,
+    Cleanup,
+    FailedSize,
+    RetentionSettings,
+    Statistics,
+    StorageStatistics,
+    Variant,
+)
 from smart_assets.assets import library
 from smart_assets.assets.delivery import Delivery, Link
 from smart_assets.assets.objects import effective_visibility
 from smart_assets.assets.uploads import UploadedAsset
-from smart_assets.catalogue.models import AssetRecord, VariantRecord
+from smart_assets.catalogue.models import AssetRecord, JobRun, VariantRecord
 from smart_assets.errors import InvalidParameter
 from smart_assets.storage.base import SignedUrl
 from smart_assets.storage.keys import ORIGINAL
@@ -113,8 +122,8 @@ def _variant(variant: VariantRecord, link: Link) -> Variant:
     )
 
 
-def statistics(found: library.Statistics) -> Statistics:
-    """Totals, and what each storage has to them."""
+def statistics(found: library.Statistics, retention: settings.RetentionSettings) -> Statistics:
+    """Totals, what each storage has to them, and what retention does and did."""
     storages = [
         StorageStatistics(
             name=totals.storage, count=totals.assets, bytes=totals.bytes, oldest=totals.oldest, newest=totals.newest
@@ -127,8 +136,25 @@ def statistics(found: library.Statistics) -> Statistics:
         oldest=min((storage.oldest for storage in storages if storage.oldest), default=None),
         newest=max((storage.newest for storage in storages if storage.newest), default=None),
         storages=storages,
-        retention=RetentionSettings(),
+        retention=RetentionSettings(
+            retention_days=retention.days,
+            max_size_bytes=retention.max_size_bytes,
+            interval_seconds=retention.interval_seconds,
+        ),
+        last_cleanup=_cleanup(found.last_cleanup) if found.last_cleanup else None,
         deletions_owed=found.deletions_owed,
+    )
+
+
+def _cleanup(run: JobRun) -> Cleanup:
+    ended = (run.outcome or {}) if run.finished_at else {}
+    return Cleanup(
+        started_at=run.started_at,
+        finished_at=run.finished_at,
+        result=ended.get("result", "unfinished"),
+        assets=ended.get("assets"),
+        bytes=ended.get("bytes"),
+        failed=ended.get("failed"),
     )
 
 

@@ -298,8 +298,70 @@ class StorageStatistics(BaseModel):
 class RetentionSettings(BaseModel):
     """When assets are removed by themselves; null: never."""
 
-    retention_days: int | None = None
-    max_size_bytes: int | None = None
+    retention_days: int | None
+    max_size_bytes: int | dict[str, int] | None = Field(description="For each storage, or by name.")
+    interval_seconds: float
+
+
+class Cleanup(BaseModel):
+    """When retention ran last, and what came of it; dry runs aside."""
+
+    started_at: Timestamp
+    finished_at: Timestamp | None = Field(description="Null while it runs, and where it was killed.")
+    result: Literal["done", "incomplete", "unfinished"] = Field(
+        description="`incomplete`: something could not be removed, or was refused. `unfinished`: not ended, or killed."
+    )
+    assets: int | None = Field(description="How many it removed.")
+    bytes: int | None
+    failed: int | None = Field(description="How many it could not remove then.")
+
+
+class RetentionQuery(_Query):
+    """How retention is to run."""
+
+    dry_run: bool = Field(False, description="Find out what would go, and remove nothing.")
+    confirm: bool = Field(
+        False, description="The clock is right: remove what was refused because more than half of a storage would go."
+    )
+
+
+class Removal(BaseModel):
+    """What went of a storage for a reason; in a dry run, what would."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    reason: Literal["expired", "age", "size"]
+    assets: int
+    bytes: int
+    failed: int = Field(description="Could not be removed now. Gone for callers where their bytes are owed.")
+    changed: int = Field(description="Were changed, moved or deleted just then: left to the next run.")
+    refused: str | None = Field(description="Why none of them went.")
+
+
+class StorageRemovals(BaseModel):
+    """What went of a storage."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    storage: str
+    removals: list[Removal]
+    over_bytes: int = Field(description="By how much it still holds more than it may, all but pinned ones gone.")
+    error: str | None = Field(description="Why the rest did not go.")
+
+
+class RetentionReport(BaseModel):
+    """What a run of retention did, or would have done."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    dry_run: bool
+    started_at: Timestamp
+    finished_at: Timestamp
+    result: Literal["done", "incomplete"]
+    assets: int = Field(description="How many went.")
+    bytes: int
+    failed: int
+    storages: list[StorageRemovals] = Field(description="Those of which something was to go.")
 
 
 class Statistics(BaseModel):
@@ -311,7 +373,7 @@ class Statistics(BaseModel):
     newest: Timestamp | None
     storages: list[StorageStatistics]
     retention: RetentionSettings
-    last_cleanup: None = Field(None, description="Time and result of the last clean-up; null: none ran yet.")
+    last_cleanup: Cleanup | None = Field(description="Null where none ran yet.")
     deletions_owed: int = Field(description="Assets that are gone for callers and whose bytes are still to be removed.")
 
 

@@ -14,12 +14,15 @@ from smart_assets.assets.metadata import check_metadata
 from smart_assets.assets.objects import first_id_at
 from smart_assets.assets.settling import Settling
 from smart_assets.catalogue.database import Database
-from smart_assets.catalogue.models import AssetRecord, AssetState, JsonObject, VariantRecord
+from smart_assets.catalogue.models import AssetRecord, AssetState, JobRun, JsonObject, VariantRecord
 from smart_assets.catalogue.repository import AssetFilter, StorageTotals
 from smart_assets.errors import AssetBusy, AssetNotFound, PreconditionFailed, VariantNotFound
 from smart_assets.storage.errors import StorageError, StorageNotConfigured, StorageUnavailable
 from smart_assets.storage.registry import Storages
 from smart_assets.visibility import Visibility
+
+RETENTION = "retention"
+"""The job that removes what is to go: see `maintenance.retention`."""
 
 _MISSING: Any = object()
 
@@ -53,10 +56,11 @@ class Page:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What there is, by storage, and the deletions whose bytes are still owed."""
+    """What there is, by storage, the deletions whose bytes are still owed, and when retention last ran."""
 
     storages: tuple[StorageTotals, ...] = field(default_factory=tuple)
     deletions_owed: int = 0
+    last_cleanup: JobRun | None = None
 
 
 class Library:
@@ -171,7 +175,9 @@ class Library:
 
     async def statistics(self) -> Statistics:
         """Totals by storage, without counting anything."""
-        return await self._database.read(lambda catalogue: Statistics(catalogue.totals(), catalogue.count_deleting()))
+        return await self._database.read(
+            lambda catalogue: Statistics(catalogue.totals(), catalogue.count_deleting(), catalogue.last_run(RETENTION))
+        )
 
 
 def find_variant(record: AssetRecord, size: str) -> VariantRecord:

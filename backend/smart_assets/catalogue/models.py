@@ -131,6 +131,16 @@ class KeyRecord:
     claim: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class JobRun:
+    """When a job ran last, in UTC; `finished_at` None while it does, or where it was killed. `outcome` is the job's."""
+
+    job: str
+    started_at: datetime
+    finished_at: datetime | None = None
+    outcome: JsonObject | None = None
+
+
 class UtcDateTime(TypeDecorator[datetime]):
     """An aware datetime, kept in UTC. SQLite keeps no zone, so it is taken off and put back."""
 
@@ -202,10 +212,12 @@ assets = Table(
     # Oldest and newest of a storage.
     Index("ix_assets_storage_id", "storage", "id"),
 )
-# The assets that are to go one day.
+# The assets of a storage that are to go one day.
 Index(
-    "ix_assets_expires_at",
+    "ix_assets_storage_expires_at_id",
+    assets.c.storage,
     assets.c.expires_at,
+    assets.c.id,
     sqlite_where=assets.c.expires_at.is_not(None),
     postgresql_where=assets.c.expires_at.is_not(None),
 )

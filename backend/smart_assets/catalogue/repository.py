@@ -29,6 +29,7 @@ from sqlalchemy.engine import Connection
 from smart_assets.catalogue.models import (
     AssetRecord,
     AssetState,
+    JobRun,
     JsonObject,
     KeyRecord,
     VariantRecord,
@@ -36,6 +37,7 @@ from smart_assets.catalogue.models import (
     assets,
     idempotency_keys,
     identity,
+    job_runs,
     leases,
     storage_totals,
     tidied,
@@ -45,6 +47,7 @@ from smart_assets.visibility import Visibility
 
 # What a caller may see. Written out, not bound, so that the planner knows it when it chooses an index.
 _VISIBLE: ColumnElement[bool] = literal_column(f"assets.state IN ('{AssetState.READY}', '{AssetState.MOVING}')")
+_READY: ColumnElement[bool] = literal_column(f"assets.state = '{AssetState.READY}'")
 _UNSETTLED: ColumnElement[bool] = literal_column(f"assets.state != '{AssetState.READY}'")
 
 _COLUMNS = tuple(column.name for column in fields(AssetRecord))
@@ -213,14 +216,18 @@ class Repository:
         row = self._connection.execute(_ASSET.where(assets.c.id == asset_id)).one_or_none()
         return _from_row(row) if row is not None else None
 
-    def begin_deleting(self, asset_id: UUID, claim: str) -> AssetRecord | None:
+    def begin_deleting(self, asset_id: UUID, claim: str, *, version: int | None = None) -> AssetRecord | None:
         """From `ready` to `deleting`: gone for callers from here on. The row as it is now, with the keys it has now;
-        None where it is not `ready`."""
+        None where it is not `ready`, or, with `version`, not at that one any more."""
         record = self.get(asset_id)
-        begun = record is not None and self._update(
-            asset_id, AssetState.READY, None, state=AssetState.DELETING, lease=claim
+        if record is None or version not in {None, record.version}:
+            return None
+        begun = self._connection.execute(
+            update(assets)
+            .where(assets.c.id == asset_id, assets.c.state == AssetState.READY, assets.c.version == record.version)
+            .values(state=AssetState.DELETING, lease=claim)
         )
-        if record is None or not begun:
+        if begun.rowcount != 1:
             return None
         self._add_to_totals(record.storage, -1, -record.total_bytes)
         return replace(record, state=AssetState.DELETING, lease=claim)
@@ -296,6 +303,61 @@ class Repository:
 
     def _add_to_totals(self, storage: str, count: int, size: int) -> None:
         self._connection.execute(_ADD_TO_TOTALS, {"storage": storage, "assets": count, "bytes": size})
+
+    # ── Retention ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def anything_expires(self) -> bool:
+        """Whether there is an asset that has an end, passed or to come."""
+        query = select(assets.c.id).where(assets.c.expires_at.is_not(None)).limit(1)
+        return self._connection.execute(query).first() is not None
+
+    def expired(
+        self, storage: str, now: datetime, *, after: tuple[datetime, UUID] | None, limit: int
+    ) -> tuple[AssetRecord, ...]:
+        """At most `limit` assets of a storage that have expired and are not pinned, who expired first coming first;
+        those that come behind `after`, an expiry and an id."""
+        query = _ASSET.where(*_expired(storage, now))
+        if after is not None:
+            query = query.where(tuple_(assets.c.expires_at, assets.c.id) > after)
+        query = query.order_by(assets.c.expires_at, assets.c.id).limit(limit)
+        return tuple(_from_row(row) for row in self._connection.execute(query))
+
+    def oldest(self, storage: str, *, before: UUID | None, after: UUID | None, limit: int) -> tuple[AssetRecord, ...]:
+        """At most `limit` assets of a storage that are not pinned, oldest first; ids between `after` and `before`."""
+        query = _ASSET.where(*_older(storage, before))
+        if after is not None:
+            query = query.where(assets.c.id > after)
+        return tuple(_from_row(row) for row in self._connection.execute(query.order_by(assets.c.id).limit(limit)))
+
+    def count_expired(self, storage: str, now: datetime, *, at_most: int) -> int:
+        """How many `expired` would find, without its limit; counted as far as `at_most`."""
+        return self._count(_expired(storage, now), at_most)
+
+    def count_older(self, storage: str, before: UUID, *, at_most: int) -> int:
+        """How many `oldest` would find, without its limit; counted as far as `at_most`."""
+        return self._count(_older(storage, before), at_most)
+
+    def _count(self, where: Sequence[ColumnElement[bool]], at_most: int) -> int:
+        found = select(assets.c.id).where(*where).limit(at_most).subquery()
+        return self._connection.execute(select(func.count()).select_from(found)).scalar_one()
+
+    def bytes_of(self, storage: str) -> int:
+        """What a storage holds, originals and variants; nothing of assets that are `deleting`."""
+        query = select(storage_totals.c.bytes).where(storage_totals.c.storage == storage)
+        return self._connection.execute(query).scalar() or 0
+
+    # ── Jobs ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def last_run(self, job: str) -> JobRun | None:
+        """When a job ran last, and what came of it; None where it never did."""
+        row = self._connection.execute(select(job_runs).where(job_runs.c.job == job)).one_or_none()
+        return JobRun(**row._mapping) if row is not None else None  # noqa: SLF001 - SQLAlchemy's public name for it
+
+    def note_run(self, run: JobRun) -> None:
+        """Put down how a job's run stands, in place of what was known of the one before."""
+        values = {"started_at": run.started_at, "finished_at": run.finished_at, "outcome": run.outcome}
+        statement = upsert(job_runs).values(job=run.job, **values)
+        self._connection.execute(statement.on_conflict_do_update(index_elements=["job"], set_=values))
 
     # ── Audits ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -451,6 +513,15 @@ def _nobody_at_work(
     """Whether a claim is held neither by this process (`own_lease`, `held`) nor by one of the `living` others."""
     others = [claim.not_like(f"{lease}/%") for lease in living if lease != own_lease]
     return or_(claim.is_(None), and_(claim.not_in(list(held)), *others))
+
+
+def _expired(storage: str, now: datetime) -> tuple[ColumnElement[bool], ...]:
+    return assets.c.storage == storage, assets.c.expires_at <= now, _READY, assets.c.pinned.is_(False)
+
+
+def _older(storage: str, before: UUID | None) -> tuple[ColumnElement[bool], ...]:
+    where = (assets.c.storage == storage, _READY, assets.c.pinned.is_(False))
+    return where if before is None else (*where, assets.c.id < before)
 
 
 def _key_of(record: KeyRecord) -> ColumnElement[bool]:

@@ -1,4 +1,4 @@
-"""What `smart-assets reconcile` says: a table for people, JSON for machines."""
+"""What `smart-assets reconcile` and `smart-assets retention` say: a table for people, JSON for machines."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from rich.table import Table
 
 from smart_assets.maintenance.audit import Report
 from smart_assets.maintenance.marker import NOT_OURS
+from smart_assets.maintenance.retention import Report as Removals
+from smart_assets.maintenance.retention import StorageReport
 
 SHOWN: Final = 20
 
@@ -81,4 +83,34 @@ def _lines(report: Report) -> list[str]:
         lines.append(f"{report.storage}: … and {len(report.findings) - SHOWN} more: --json lists all of them")
     if report.refused is not None:
         lines.append(f"{report.storage}: no orphan was removed: {report.refused}")
+    return lines
+
+
+def print_removals(report: Removals, file: TextIO) -> None:
+    """What went of each storage, and why, then what did not."""
+    console = Console(file=file, width=_WIDTH)
+    gone = "would go" if report.dry_run else "removed"
+    if not any(storage.removals for storage in report.storages):
+        console.print("nothing is to go", highlight=False)
+    else:
+        table = Table(box=None, pad_edge=False, collapse_padding=True)
+        for heading in ("storage", "reason", gone, "bytes", "failed", "changed"):
+            table.add_column(heading, justify="left" if heading in {"storage", "reason"} else "right", no_wrap=True)
+        for storage in report.storages:
+            for removal in storage.removals:
+                figures = (removal.assets, removal.bytes, removal.failed, removal.changed)
+                table.add_row(storage.storage, removal.reason, *(f"{figure:,}" for figure in figures))
+        console.print(table)
+    for storage in report.storages:
+        for line in _what_stayed(storage):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _what_stayed(storage: StorageReport) -> list[str]:
+    name = storage.storage
+    lines = [f"{name}: refused ({each.reason}): {each.refused}" for each in storage.removals if each.refused]
+    if storage.over_bytes:
+        lines.append(f"{name}: still {storage.over_bytes:,} bytes over its limit: what is left is pinned, or at work")
+    if storage.error is not None:
+        lines.append(f"{name}: {storage.error}")
     return lines

@@ -53,7 +53,7 @@ def metrics(request: Request) -> Response:
 )
 async def stats(runtime: RuntimeDep) -> Statistics:
     """Totals, and by storage. From counters: as fast with a million assets as with one."""
-    return statistics(await runtime.library.statistics())
+    return statistics(await runtime.library.statistics(), runtime.settings.retention)
 
 
 @router.get("/api/v1/storages", tags=["service"], summary="The storages there are", responses=problems(401))

@@ -16,9 +16,9 @@ def upgrade() -> None:
     op.add_column("assets", sa.Column("pinned", sa.Boolean(), server_default=sa.false(), nullable=False))
     op.add_column("assets", sa.Column("target_storage", sa.String(length=64), nullable=True))
     op.create_index(
-        "ix_assets_expires_at",
+        "ix_assets_storage_expires_at_id",
         "assets",
-        ["expires_at"],
+        ["storage", "expires_at", "id"],
         unique=False,
         sqlite_where=sa.text("expires_at IS NOT NULL"),
         postgresql_where=sa.text("expires_at IS NOT NULL"),
@@ -35,6 +35,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("job_runs")
-    op.drop_index("ix_assets_expires_at", table_name="assets")
+    op.drop_index("ix_assets_storage_expires_at_id", table_name="assets")
     op.drop_column("assets", "target_storage")
     op.drop_column("assets", "pinned")
