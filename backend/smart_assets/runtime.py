@@ -36,7 +36,7 @@ from smart_assets.scratch import ScratchDirectory
 from smart_assets.settings import Settings
 from smart_assets.storage.base import StorageBackend
 from smart_assets.storage.errors import StorageError, StorageNotConfigured
-from smart_assets.storage.factory import storage_names
+from smart_assets.storage.factory import check_storages, storage_names, temporary_directories
 from smart_assets.storage.registry import Storages
 from smart_assets.threads import Threads
 
@@ -84,7 +84,7 @@ async def running(settings: Settings, *, serves: bool = True) -> AsyncIterator[R
         closing.callback(threads.close)
         storages = Storages(settings)
         closing.push_async_callback(storages.close)
-        lasting = await _open_storages(storages, database, settings.default_storage) if serves else []
+        lasting = await _open_storages(storages, database, settings) if serves else []
         own_scratch = ScratchDirectory(settings.temporary_dir)
         closing.callback(own_scratch.close)
         budget = MemoryBudget(settings.imaging.memory_budget_bytes, own_scratch.path)
@@ -99,7 +99,7 @@ async def running(settings: Settings, *, serves: bool = True) -> AsyncIterator[R
             lease,
             threads,
             lease_seconds=settings.lease_seconds,
-            temporary_dir=settings.temporary_dir,
+            temporary_dirs=temporary_directories(settings),
         )
         await closing.enter_async_context(_in_background(reconciler.run()))
         retention = Retention(settings.retention, database, storages, lease, settling, serves=serves)
@@ -169,7 +169,7 @@ async def _in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]
 def prepare(settings: Settings) -> None:
     """Make the data directory and check what can be checked before anything runs. Raises ConfigurationError."""
     check_presets(settings.presets)
-    names = storage_names()
+    names = storage_names(settings)
     if settings.default_storage not in names:
         raise ConfigurationError(
             f"ASSETS_DEFAULT_STORAGE is {settings.default_storage}; the storages there are: {', '.join(names)}"
@@ -180,6 +180,7 @@ def prepare(settings: Settings) -> None:
             raise ConfigurationError(
                 f"ASSETS_RETENTION__MAX_SIZE_BYTES names {name}; the storages there are: {', '.join(names)}"
             )
+    check_storages(settings)
     try:
         settings.data_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
         settings.temporary_dir.mkdir(mode=0o700, exist_ok=True)
@@ -197,17 +198,17 @@ def database_url(settings: Settings) -> str:
     return settings.database_url or f"sqlite:///{settings.data_dir / 'catalogue.sqlite3'}"
 
 
-async def _open_storages(storages: Storages, database: Database, default: str) -> list[StorageBackend]:
+async def _open_storages(storages: Storages, database: Database, settings: Settings) -> list[StorageBackend]:
     """Open every configured storage, and forget rows whose bytes went with an earlier process; those that outlive one.
 
     Opened here, because a vendor's SDK takes a while to import, and what delivery reads without a look-up must be open.
     """
     lasting = []
-    for name in storage_names():
+    for name in storage_names(settings):
         try:
             backend = storages.get(name)
         except StorageNotConfigured as error:
-            if name == default:
+            if name == settings.default_storage:
                 raise ConfigurationError(f"ASSETS_DEFAULT_STORAGE is {name}, but {error.detail}") from error
             continue
         if backend.capabilities.one_process:

@@ -7,20 +7,25 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import json
 import os
 import re
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     SecretStr,
+    Tag,
     ValidationError,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
@@ -29,6 +34,7 @@ from smart_assets.errors import ConfigurationError
 from smart_assets.formats import ImageFormat
 
 PREFIX = "ASSETS_"
+TEMPORARY: Final = "tmp"
 KiB = 1024
 MiB = 1024 * KiB
 GiB = 1024 * MiB
@@ -145,14 +151,53 @@ class RetentionSettings(_Group):
         return self.days is not None or bool(self.max_size_bytes)
 
 
-class MemoryStorageSettings(_Group):
+class StorageSettings(_Group):
+    """What one storage is set up with, whether it has its kind's plain name or one of the operator's."""
+
+    kind: ClassVar[str]
+
+    def missing(self, storage: str) -> tuple[str, ...]:
+        """The variables without which the storage of that name cannot be used."""
+        return ()
+
+    def places(self) -> frozenset[str]:
+        """Where its objects lie over a network, in words that are the same for the same place."""
+        return frozenset()
+
+
+def storage_variables(storage: str) -> str:
+    """What the variables of a storage begin with: `ASSETS_S3__`, `ASSETS_STORAGES__media__`."""
+    return f"{PREFIX}{storage.upper()}__" if storage in PLAIN_NAMES else f"{PREFIX}STORAGES__{storage}__"
+
+
+class LocalStorageSettings(StorageSettings):
+    """A storage on this machine's disk."""
+
+    kind = "local"
+
+    directory: Path | None = Field(
+        None,
+        description="A directory of its own, for the storage alone: images lie in `assets` below it. By default one "
+        "in the data directory.",
+    )
+
+    def directory_of(self, storage: str, data_dir: Path) -> Path:
+        """The directory of the storage of that name."""
+        return self.directory or data_dir / "storages" / storage
+
+
+class MemoryStorageSettings(StorageSettings):
     """The `memory` storage: one process only, forgotten at restart."""
+
+    kind = "memory"
 
     max_bytes: int = Field(256 * MiB, ge=1, description="Most bytes it holds; past it writes answer `storage_full`.")
 
 
-class DirectStorageSettings(_Group):
+class DirectStorageSettings(StorageSettings):
     """The `direct` storage: the bytes come back in the answer."""
+
+    kind = "direct"
 
     max_bytes: int = Field(
         64 * MiB, ge=1, description="Most bytes of one request's files: they are in memory until the answer is sent."
@@ -182,7 +227,7 @@ Text = Annotated[str | None, EmptyIsNone]
 Secret = Annotated[SecretStr | None, EmptyIsNone]
 
 
-class _RemoteStorageSettings(_Group):
+class _RemoteStorageSettings(StorageSettings):
     public_url: Url = Field(
         None,
         description="CDN or own domain in front of the public objects, as far as their keys (`public/…`). Never used "
@@ -203,6 +248,15 @@ _RESERVED_ARGUMENTS = re.compile(
 )
 
 
+def _from_json(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError("is not valid JSON") from None
+
+
 def _extra_args(value: dict[str, Any]) -> dict[str, Any]:
     reserved = sorted(name for name in value if _RESERVED_ARGUMENTS.fullmatch(name))
     if reserved:
@@ -212,6 +266,8 @@ def _extra_args(value: dict[str, Any]) -> dict[str, Any]:
 
 class S3Settings(_RemoteStorageSettings):
     """The `s3` storage: AWS, or anything that speaks its protocol. Credentials by AWS's standard chain, or here."""
+
+    kind = "s3"
 
     bucket: Text = Field(None, description="The bucket.")
     region: Text = Field(None, description="Its region; by default as AWS's own settings say, else `us-east-1`.")
@@ -223,7 +279,7 @@ class S3Settings(_RemoteStorageSettings):
         "auto", description="`path` puts the bucket in the path; `auto`: where an endpoint is given."
     )
     access_key_id: Text = Field(None, description="Credentials, where not by AWS's standard chain.")
-    secret_access_key: Secret = Field(None, description="With `ASSETS_S3__ACCESS_KEY_ID`.")
+    secret_access_key: Secret = Field(None, description="With the access key's id.")
     session_token: Secret = Field(None, description="With temporary credentials.")
     public_access: Literal["none", "policy", "acl"] = Field(
         "none",
@@ -236,7 +292,7 @@ class S3Settings(_RemoteStorageSettings):
         None, description="Server-side encryption, where it is not the bucket's own default."
     )
     kms_key_id: Text = Field(None, description="With `aws:kms`; by default AWS's own key.")
-    extra_args: Annotated[dict[str, Any], AfterValidator(_extra_args)] = Field(
+    extra_args: Annotated[dict[str, Any], BeforeValidator(_from_json), AfterValidator(_extra_args)] = Field(
         {},
         description="More arguments of each put, as a JSON object: PutObject's own, but for those that say what an "
         "object holds or who may read it.",
@@ -246,17 +302,26 @@ class S3Settings(_RemoteStorageSettings):
     )
     part_bytes: int = Field(8 * MiB, ge=5 * MiB, le=5 * GiB, description="Size of such a part, held in memory.")
 
-    @property
-    def missing(self) -> tuple[str, ...]:
+    def missing(self, storage: str) -> tuple[str, ...]:
         """The variables without which it cannot be used."""
         needed: dict[str, object] = {"BUCKET": self.bucket}
         if self.access_key_id or self.secret_access_key:
             needed |= {"ACCESS_KEY_ID": self.access_key_id, "SECRET_ACCESS_KEY": self.secret_access_key}
-        return tuple(f"{PREFIX}S3__{name}" for name, value in needed.items() if not value)
+        return tuple(f"{storage_variables(storage)}{name}" for name, value in needed.items() if not value)
+
+    def places(self) -> frozenset[str]:
+        """Its buckets."""
+        return frozenset(
+            f"s3 {self.endpoint_url or ''} {bucket}/{self.prefix}"
+            for bucket in (self.bucket, self.public_bucket)
+            if bucket
+        )
 
 
 class CloudinarySettings(_RemoteStorageSettings):
     """The `cloudinary` storage. The account by `CLOUDINARY_URL`, or here in three parts, which go before it."""
+
+    kind = "cloudinary"
 
     url: Secret = Field(
         default_factory=_environment("CLOUDINARY_URL"),
@@ -288,19 +353,30 @@ class CloudinarySettings(_RemoteStorageSettings):
     )
     signature_algorithm: Literal["sha1", "sha256"] = Field("sha1", description="As the account is set.")
 
-    @property
-    def missing(self) -> tuple[str, ...]:
+    def missing(self, storage: str) -> tuple[str, ...]:
         """The variables without which it cannot be used."""
         parts = {"CLOUD_NAME": self.cloud_name, "API_KEY": self.api_key, "API_SECRET": self.api_secret}
         if self.url or all(parts.values()):
             return ()
         if not any(parts.values()):
-            return ("CLOUDINARY_URL",)
-        return tuple(f"{PREFIX}CLOUDINARY__{name}" for name, value in parts.items() if not value)
+            return (self.url_variable(storage),)
+        return tuple(f"{storage_variables(storage)}{name}" for name, value in parts.items() if not value)
+
+    def url_variable(self, storage: str) -> str:
+        """What names the account: the vendor's own variable, where the storage's name is the plain one."""
+        return "CLOUDINARY_URL" if storage == self.kind else f"{storage_variables(storage)}URL"
+
+    def places(self) -> frozenset[str]:
+        """The account."""
+        url = self.url.get_secret_value() if self.url else ""
+        cloud = self.cloud_name or url.rpartition("@")[2].partition("?")[0].partition("/")[0]
+        return frozenset({f"cloudinary {self.api_url or ''} {cloud}/{self.prefix}"} if cloud else ())
 
 
 class GcsSettings(_RemoteStorageSettings):
     """The `gcs` storage: Google Cloud Storage. Credentials by Google's default chain, or here."""
+
+    kind = "gcs"
 
     bucket: Text = Field(None, description="The bucket.")
     project: Text = Field(None, description="The project; by default the credentials' own.")
@@ -319,8 +395,8 @@ class GcsSettings(_RemoteStorageSettings):
     )
     public_access: Literal["none", "policy"] = Field(
         "none",
-        description="`policy`: strangers may read public objects, by the IAM policy of "
-        "`ASSETS_GCS__PUBLIC_BUCKET`, or of a managed folder `public/`.",
+        description="`policy`: strangers may read public objects, by the IAM policy of the public bucket, or of a "
+        "managed folder `public/`.",
     )
     public_bucket: Text = Field(None, description="A bucket of its own for public objects.")
     storage_class: Text = Field(None, description="Such as `NEARLINE`.")
@@ -329,32 +405,45 @@ class GcsSettings(_RemoteStorageSettings):
         8 * MiB, ge=256 * KiB, description="Beyond this size an object is sent in parts of this size, held in memory."
     )
 
-    @property
-    def missing(self) -> tuple[str, ...]:
+    def missing(self, storage: str) -> tuple[str, ...]:
         """The variables without which it cannot be used."""
-        return () if self.bucket else (f"{PREFIX}GCS__BUCKET",)
+        return () if self.bucket else (f"{storage_variables(storage)}BUCKET",)
+
+    def places(self) -> frozenset[str]:
+        """Its buckets."""
+        return frozenset(
+            f"gcs {self.endpoint_url or ''} {bucket}/{self.prefix}"
+            for bucket in (self.bucket, self.public_bucket)
+            if bucket
+        )
+
+
+_AZURE_CONNECTION: Final = "AZURE_STORAGE_CONNECTION_STRING"
 
 
 class AzureSettings(_RemoteStorageSettings):
     """The `azure` storage: Azure Blob Storage. By a connection string, or an account's URL and credentials."""
 
-    connection_string: Secret = Field(
-        default_factory=_environment("AZURE_STORAGE_CONNECTION_STRING"),
-        validate_default=True,
-        description="As the portal shows it; by default `AZURE_STORAGE_CONNECTION_STRING`.",
-    )
+    kind = "azure"
+
     account_url: Url = Field(
         None,
-        description="`https://account.blob.core.windows.net`; credentials by Azure's default chain, or "
-        "`ASSETS_AZURE__ACCOUNT_KEY`.",
+        description="`https://account.blob.core.windows.net`; credentials by Azure's default chain, or the account's "
+        "key.",
     )
-    account_key: Secret = Field(None, description="The account's key, with `ASSETS_AZURE__ACCOUNT_URL`.")
+    account_key: Secret = Field(None, description="The account's key, with its URL.")
+    connection_string: Secret = Field(
+        # Said of one storage, an account is its own: the vendor's variable may be there for another.
+        default_factory=lambda said: None if said.get("account_url") else _environment(_AZURE_CONNECTION)(),
+        validate_default=True,
+        description="As the portal shows it; by default `AZURE_STORAGE_CONNECTION_STRING`, where no account is said.",
+    )
     signing_endpoint_url: Url = Field(
         None, description="Where callers reach the account, for signed and public URLs; by default the same."
     )
     container: Text = Field(None, description="The container.")
     public_access: Literal["none", "policy"] = Field(
-        "none", description="`policy`: strangers may read what is in `ASSETS_AZURE__PUBLIC_CONTAINER`."
+        "none", description="`policy`: strangers may read what is in the public container."
     )
     public_container: Text = Field(None, description="A container of its own for public objects.")
     access_tier: Annotated[Literal["Hot", "Cool", "Cold"] | None, EmptyIsNone] = Field(
@@ -365,20 +454,96 @@ class AzureSettings(_RemoteStorageSettings):
     )
     block_bytes: int = Field(4 * MiB, ge=64 * KiB, le=256 * MiB, description="Size of such a block, held in memory.")
 
-    @property
-    def missing(self) -> tuple[str, ...]:
+    def missing(self, storage: str) -> tuple[str, ...]:
         """The variables without which it cannot be used."""
-        needed = {"CONTAINER": self.container}
-        if not self.connection_string:
-            needed["ACCOUNT_URL"] = self.account_url
+        variables = storage_variables(storage)
+        needed: dict[str, object] = {f"{variables}CONTAINER": self.container}
+        if not self.account_url:
+            needed[self.account_variable(storage)] = self.connection_string
         if self.public_access != "none":
-            needed["PUBLIC_CONTAINER"] = self.public_container
-        missing = tuple(f"{PREFIX}AZURE__{name}" for name, value in needed.items() if not value)
-        if not (self.connection_string or self.account_url):
-            return tuple(
-                "AZURE_STORAGE_CONNECTION_STRING" if name.endswith("__ACCOUNT_URL") else name for name in missing
-            )
-        return missing
+            needed[f"{variables}PUBLIC_CONTAINER"] = self.public_container
+        return tuple(variable for variable, value in needed.items() if not value)
+
+    def account_variable(self, storage: str) -> str:
+        """What names the account: the vendor's own variable, where the storage's name is the plain one."""
+        return _AZURE_CONNECTION if storage == self.kind else f"{storage_variables(storage)}CONNECTION_STRING"
+
+    def places(self) -> frozenset[str]:
+        """Its containers."""
+        said = self.connection_string.get_secret_value() if self.connection_string else ""
+        parts = dict(part.strip().partition("=")[::2] for part in said.split(";"))
+        name, end = parts.get("AccountName", ""), parts.get("EndpointSuffix", "core.windows.net")
+        account = parts.get("BlobEndpoint", "").rstrip("/") or (
+            f"https://{name}.blob.{end}" if name else self.account_url
+        )
+        return frozenset(
+            f"azure {account} {container}/{self.prefix}"
+            for container in (self.container, self.public_container)
+            if container and account
+        )
+
+
+_STORAGES: Final[tuple[type[StorageSettings], ...]] = (
+    LocalStorageSettings,
+    MemoryStorageSettings,
+    DirectStorageSettings,
+    S3Settings,
+    CloudinarySettings,
+    GcsSettings,
+    AzureSettings,
+)
+PLAIN_NAMES: Final = tuple(sorted(group.kind for group in _STORAGES))
+"""The kinds of storage there are, each of which is the name of one."""
+
+_STORAGE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}", re.ASCII)
+
+
+def _new_name(name: str) -> str:
+    if name in PLAIN_NAMES:
+        raise ValueError(
+            f"is a storage already, set up by {PREFIX}{name.upper()}__…, and its name cannot be given to another"
+        )
+    if not _STORAGE_NAME.fullmatch(name) or "__" in name or name.endswith("_"):
+        raise ValueError(
+            "cannot name a storage; a name is a letter or digit and up to 62 more of a-z, 0-9, - and _, without two _ "
+            "in a row or one at its end, which a variable could not tell from what divides it"
+        )
+    return name
+
+
+def _kind_of(value: object) -> str | None:
+    if isinstance(value, StorageSettings):
+        return value.kind
+    kind = value.get("type") if isinstance(value, Mapping) else None
+    return kind if isinstance(kind, str) else None
+
+
+def _without_type(value: object) -> object:
+    if not isinstance(value, Mapping):
+        return value
+    return {setting: given for setting, given in value.items() if setting != "type"}
+
+
+_NO_TYPE: Final = "storage_type"
+_TypeLeftOut = BeforeValidator(_without_type)
+
+NamedStorages = dict[
+    Annotated[str, AfterValidator(_new_name)],
+    Annotated[
+        Annotated[LocalStorageSettings, _TypeLeftOut, Tag("local")]
+        | Annotated[MemoryStorageSettings, _TypeLeftOut, Tag("memory")]
+        | Annotated[DirectStorageSettings, _TypeLeftOut, Tag("direct")]
+        | Annotated[S3Settings, _TypeLeftOut, Tag("s3")]
+        | Annotated[CloudinarySettings, _TypeLeftOut, Tag("cloudinary")]
+        | Annotated[GcsSettings, _TypeLeftOut, Tag("gcs")]
+        | Annotated[AzureSettings, _TypeLeftOut, Tag("azure")],
+        Discriminator(
+            _kind_of,
+            custom_error_type=_NO_TYPE,
+            custom_error_message=f"must be one of {', '.join(PLAIN_NAMES)}",
+        ),
+    ],
+]
 
 
 class Settings(BaseSettings):
@@ -457,6 +622,18 @@ class Settings(BaseSettings):
     cloudinary: CloudinarySettings = Field(default_factory=CloudinarySettings)
     gcs: GcsSettings = Field(default_factory=GcsSettings)
     azure: AzureSettings = Field(default_factory=AzureSettings)
+    storages: NamedStorages = Field(
+        {},
+        description="Storages with names of your own: `ASSETS_STORAGES__media__TYPE=s3`, and each setting of that type "
+        "as `ASSETS_STORAGES__media__BUCKET`.",
+    )
+
+    def storage(self, name: str) -> StorageSettings | None:
+        """What the storage of that name is set up with; None where there is none, or it has no settings."""
+        if name not in PLAIN_NAMES:
+            return self.storages.get(name)
+        plain = getattr(self, name, None)
+        return plain if isinstance(plain, StorageSettings) else None
 
     @property
     def open_mode(self) -> bool:
@@ -466,7 +643,7 @@ class Settings(BaseSettings):
     @property
     def temporary_dir(self) -> Path:
         """Where bodies and renditions wait, on the local storage's own file system."""
-        return self.data_dir / "tmp"
+        return self.data_dir / TEMPORARY
 
 
 _LONGEST_HOST = 255
@@ -497,9 +674,10 @@ def load_settings(**overrides: Any) -> Settings:
         settings = Settings(**overrides)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        variable = PREFIX + "__".join(str(part) for part in first["loc"] if isinstance(part, str)).upper()
-        message = "is not a setting" if first["type"] == "extra_forbidden" else first["msg"]
-        raise ConfigurationError(f"{variable}: {message}") from None
+        message = (
+            "is not a setting" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
+        )
+        raise ConfigurationError(f"{_variable_of(first['loc'], first['type'])}: {message}") from None
     except SettingsError as error:  # a group, list or object that is no JSON: the field's name is in the message
         match = re.search(r'"(\w+)"', str(error))
         raise ConfigurationError(f"{PREFIX}{match[1].upper() if match else '…'}: is not valid JSON") from None
@@ -507,7 +685,24 @@ def load_settings(**overrides: Any) -> Settings:
     return settings
 
 
+def _variable_of(loc: tuple[int | str, ...], problem: str) -> str:
+    """The variable an error is about, as the operator wrote it."""
+    names = [part for part in loc if isinstance(part, str) and part != "[key]"]
+    if names[0] != "storages" or len(names) == 1:
+        return PREFIX + "__".join(names).upper()
+    # Behind the storage's name stands its type, which is no part of a variable's name.
+    storage, setting = names[1], "__".join(names[3:]).upper()
+    if problem == _NO_TYPE:
+        setting = "TYPE"
+    return f"{PREFIX}STORAGES__{storage}" + (f"__{setting}" if setting else "")
+
+
 def _check(settings: Settings) -> None:
+    # A name is the same however it is written, so of these only the last would count.
+    written = Counter(variable.upper() for variable in os.environ if variable.startswith(f"{PREFIX}STORAGES__"))
+    for variable, times in written.items():
+        if times > 1:
+            raise ConfigurationError(f"{variable} is set {times} times, in capitals and in small letters: keep one")
     if settings.open_mode and not is_loopback(settings.host):
         raise ConfigurationError(
             f"ASSETS_HOST is {settings.host}, which other machines can reach, and ASSETS_API_KEYS is empty: make a key "
@@ -534,7 +729,21 @@ def misspelt_variables() -> list[str]:
         known.add(f"{PREFIX}{name}".upper())
     sentences = []
     for variable in sorted(os.environ):
-        if variable.startswith(PREFIX) and variable not in known:
-            close = difflib.get_close_matches(variable, known, n=1)
-            sentences.append(f"{variable} is not a setting" + (f"; did you mean {close[0]}?" if close else ""))
+        if variable.startswith(PREFIX):
+            possible = known | _known_of_storage(variable)
+            if variable not in possible:
+                close = difflib.get_close_matches(variable, possible, n=1)
+                sentences.append(f"{variable} is not a setting" + (f"; did you mean {close[0]}?" if close else ""))
     return sentences
+
+
+def _known_of_storage(variable: str) -> set[str]:
+    """The variables of the named storage that this one seems to be about; of every type, where none is said here."""
+    _, _, rest = variable.removeprefix(PREFIX).partition("__")
+    storage, _, _ = rest.partition("__")
+    if not storage:
+        return set()
+    begin = f"{PREFIX}STORAGES__{storage}__"
+    said = {name.upper(): value for name, value in os.environ.items()}.get(f"{begin}TYPE".upper())
+    groups = [group for group in _STORAGES if group.kind == said] or _STORAGES
+    return {f"{begin}TYPE", *(f"{begin}{setting.upper()}" for group in groups for setting in group.model_fields)}

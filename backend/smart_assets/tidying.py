@@ -73,7 +73,7 @@ async def _chosen(sight: Sight, wishes: Wishes) -> tuple[list[StorageBackend], l
     """The storages to look at; and of those that rows name and no setting does, what there is to say of them."""
     rows = await sight.database.read(lambda catalogue: catalogue.count_by_storage())
     backends, unreachable = [], []
-    for name in dict.fromkeys(wishes.storages or (*storage_names(), *rows)):
+    for name in dict.fromkeys(wishes.storages or (*storage_names(sight.settings), *rows)):
         try:
             backend = sight.storages.get(name)
         except StorageNotConfigured as error:

@@ -163,7 +163,7 @@ def test_one_more_kind_is_registered_by_name_and_taken_back(settings: Settings) 
     undo = register_backend("toy", load)
     try:
         assert get_storage_backend("toy", settings).name == "toy"
-        assert storage_names() == (*sorted(StorageType), "toy")
+        assert storage_names(settings) == (*sorted(StorageType), "toy")
         with pytest.raises(ValueError, match="already"):
             register_backend("toy", load)
     finally:

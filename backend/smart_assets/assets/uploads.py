@@ -42,7 +42,7 @@ from smart_assets.imaging.probe import ImageInfo, Limits, probe
 from smart_assets.imaging.sizes import RenderOptions, Size, output_format, variant_name
 from smart_assets.imaging.strip import strip_metadata, strip_metadata_file
 from smart_assets.imaging.workers import RenderPool
-from smart_assets.settings import Settings
+from smart_assets.settings import DirectStorageSettings, Settings
 from smart_assets.storage.base import StorageBackend
 from smart_assets.storage.keys import ORIGINAL
 from smart_assets.storage.registry import Storages
@@ -174,7 +174,7 @@ class Uploads:
         if drafts and backend.capabilities.persistent:
             failures = await self._keep(backend, drafts, options, close)
         else:
-            self._check_total(drafts)
+            self._check_total(drafts, options.storage)
             failures = await self._make_all(backend, drafts, options)
             if also is not None:
                 await self._database.write(lambda catalogue: close(catalogue, failures))
@@ -246,8 +246,10 @@ class Uploads:
         if disk.f_bavail * disk.f_frsize < RESERVE_BYTES:
             raise NoSpace("no room left in the data directory")
 
-    def _check_total(self, drafts: list[_Draft]) -> None:
-        total, most = sum(draft.spool.size for draft in drafts), self._settings.direct.max_bytes
+    def _check_total(self, drafts: list[_Draft], storage: str) -> None:
+        own = self._settings.storage(storage)
+        most = (own if isinstance(own, DirectStorageSettings) else self._settings.direct).max_bytes
+        total = sum(draft.spool.size for draft in drafts)
         if total > most:
             raise BodyTooLarge(f"the answer would hold {total} bytes of images, over the limit of {most}")
 

@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
@@ -82,14 +83,14 @@ class Reconciler:
         threads: Threads,
         *,
         lease_seconds: float,
-        temporary_dir: Path,
+        temporary_dirs: Sequence[Path],
     ) -> None:
-        """`temporary_dir` is where the processes of this machine have their scratch directories."""
+        """`temporary_dirs` are where the processes of this machine have their scratch directories."""
         self._database = database
         self._settling = settling
         self._lease = lease
         self._threads = threads
-        self._temporary_dir = temporary_dir
+        self._temporary_dirs = temporary_dirs
         self._interval = lease_seconds / 4
         self._watch = LeaseWatch(lease_seconds)
         self._after: dict[str, UUID] = {}
@@ -139,7 +140,8 @@ class Reconciler:
         await self._free_keys()
         if dead := {lease: beat for lease, beat in beats.items() if lease not in living}:
             await self._database.write(lambda catalogue: catalogue.drop_leases(dead))
-        await self._threads.run(lambda: scratch.sweep(self._temporary_dir))
+        for directory in self._temporary_dirs:
+            await self._threads.run(partial(scratch.sweep, directory))
         return settled
 
     def _look(self, catalogue: Repository) -> tuple[dict[str, int], set[str], dict[str, tuple[AssetRecord, ...]]]:

@@ -67,7 +67,7 @@ from azure.storage.blob import (
 
 from smart_assets.disposition import content_disposition
 from smart_assets.expiry import Validity
-from smart_assets.settings import PREFIX, AzureSettings, Settings
+from smart_assets.settings import AzureSettings, Settings, storage_variables
 from smart_assets.storage.base import (
     LATE_WRITE_SECONDS,
     TURN_SECONDS,
@@ -176,11 +176,12 @@ class AzureStorage(StorageBackend):
         """Asks nobody. StorageNotConfigured where settings are missing, or are none that the SDK takes."""
         super().__init__(name)
         container = settings.container
-        if container is None or settings.missing:
+        missing = settings.missing(name)
+        if container is None or missing:
             raise StorageNotConfigured(
-                f"the storage {name} is not configured: {' and '.join(settings.missing)} missing",
+                f"the storage {name} is not configured: {' and '.join(missing)} missing",
                 storage=name,
-                missing=settings.missing,
+                missing=missing,
             )
         self._settings = settings
         self._containers = {
@@ -207,9 +208,9 @@ class AzureStorage(StorageBackend):
         )
 
     @classmethod
-    def from_settings(cls, name: str, settings: Settings) -> Self:
-        """The one of the settings' group `azure`."""
-        return cls(name, settings.azure, public_cache_seconds=settings.public_cache_seconds)
+    def from_settings(cls, name: str, own: AzureSettings, settings: Settings) -> Self:
+        """The containers of its settings."""
+        return cls(name, own, public_cache_seconds=settings.public_cache_seconds)
 
     async def close(self) -> None:
         """Close the connections, and let the threads end."""
@@ -753,11 +754,11 @@ def _connect(
     chain = None
     try:
         if settings.connection_string is not None:
-            variable = "AZURE_STORAGE_CONNECTION_STRING"
+            variable = settings.account_variable(name)
             text = settings.connection_string.get_secret_value().strip()
             service = BlobServiceClient.from_connection_string(text, **options)
         else:
-            variable = f"{PREFIX}AZURE__ACCOUNT_URL"
+            variable = f"{storage_variables(name)}ACCOUNT_URL"
             credential: str | _DefaultChain
             if settings.account_key is not None:
                 credential = settings.account_key.get_secret_value().strip()
@@ -775,7 +776,7 @@ def _connect(
         try:
             b64decode(key, validate=True)
         except binascii.Error:
-            variable = variable if settings.connection_string is not None else f"{PREFIX}AZURE__ACCOUNT_KEY"
+            variable = variable if settings.connection_string is not None else f"{storage_variables(name)}ACCOUNT_KEY"
             raise refuse(f"the account's key in {variable} is not Base64", variable) from None
     return service, chain
 
@@ -813,7 +814,7 @@ class _DefaultChain(TokenCredential):
             raise StorageNotConfigured(
                 f"the storage {self._name} is not configured: none of Azure's default credentials is there",
                 storage=self._name,
-                missing=(f"{PREFIX}AZURE__ACCOUNT_KEY",),
+                missing=(f"{storage_variables(self._name)}ACCOUNT_KEY",),
             ) from error
         return token
 

@@ -37,7 +37,7 @@ from pydantic import SecretStr
 from smart_assets.disposition import MAX_CHARACTERS, cut_filename
 from smart_assets.expiry import Validity
 from smart_assets.formats import PIXEL, ImageFormat
-from smart_assets.settings import CloudinarySettings, Settings
+from smart_assets.settings import CloudinarySettings, Settings, storage_variables
 from smart_assets.storage.base import (
     LATE_WRITE_SECONDS,
     TURN_SECONDS,
@@ -144,7 +144,7 @@ class Account:
             cloud, key, secret = settings.cloud_name, settings.api_key, settings.api_secret.get_secret_value()
             options: dict[str, str] = {}
         else:
-            cloud, key, secret, options = _account_in(settings.url, name)
+            cloud, key, secret, options = _account_in(settings.url, name, settings.url_variable(name))
         return cls(
             cloud,
             key,
@@ -154,16 +154,16 @@ class Account:
         )
 
 
-def _account_in(url: SecretStr | None, name: str) -> tuple[str, str, str, dict[str, str]]:
+def _account_in(url: SecretStr | None, name: str, variable: str) -> tuple[str, str, str, dict[str, str]]:
     """`cloudinary://key:secret@cloud/distribution?option=value`, percent-decoded."""
     parts = urlsplit(url.get_secret_value() if url else "")
     credentials, _, cloud = parts.netloc.rpartition("@")  # not `.hostname`, which is in lower case
     key, _, secret = credentials.partition(":")
     if parts.scheme != "cloudinary" or not (cloud and key and secret):
         raise StorageNotConfigured(
-            f"the storage {name} is not configured: CLOUDINARY_URL must read cloudinary://key:secret@cloud",
+            f"the storage {name} is not configured: {variable} must read cloudinary://key:secret@cloud",
             storage=name,
-            missing=("CLOUDINARY_URL",),
+            missing=(variable,),
         )
     options = {option: values[0] for option, values in parse_qs(parts.query).items()}
     distribution = parts.path.strip("/")
@@ -213,9 +213,9 @@ class CloudinaryStorage(StorageBackend):
         )
 
     @classmethod
-    def from_settings(cls, name: str, settings: Settings) -> Self:
-        """The account that the settings name."""
-        return cls(name, settings.cloudinary)
+    def from_settings(cls, name: str, own: CloudinarySettings, settings: Settings) -> Self:  # noqa: ARG003 - all have it
+        """The account that its settings name."""
+        return cls(name, own)
 
     async def close(self) -> None:
         """Close the connections and let the threads end."""
@@ -339,8 +339,8 @@ class CloudinaryStorage(StorageBackend):
             if status != httpx.codes.OK:
                 raise StorageError(
                     f"{self.name} refuses public images to strangers (status {status}): look at "
-                    "ASSETS_CLOUDINARY__PUBLIC_URL, __DELIVERY_URL and __TRANSFORMATION, and whether the account "
-                    "restricts the delivery type `upload`"
+                    f"{storage_variables(self.name)}PUBLIC_URL, __DELIVERY_URL and __TRANSFORMATION, and whether the "
+                    "account restricts the delivery type `upload`"
                 )
             if not await self._delete(public):
                 raise StorageError(f"{self.name} does not find what it has just moved")
@@ -522,7 +522,9 @@ class CloudinaryStorage(StorageBackend):
         if "Invalid image" in message or "Empty file" in message:
             return ObjectRefused(f"{self.name} takes images only, and says that this is none")
         if message.startswith("File size too large"):
-            return StorageError(f"{self.name} takes no file so large: ASSETS_CLOUDINARY__MAX_BYTES is the plan's limit")
+            return StorageError(
+                f"{self.name} takes no file so large: {storage_variables(self.name)}MAX_BYTES is the plan's limit"
+            )
         return StorageError(f"{self.name} refuses the request")
 
     def _refusal(self, status: int, *, retry_after: int | None = None) -> StorageError:
@@ -537,7 +539,9 @@ class CloudinaryStorage(StorageBackend):
                 f"{self.name} refuses access: look at the cloud name, the API key and its secret, the signature "
                 "algorithm, and what the key is allowed to do"
             )
-        return StorageError(f"{self.name} gave an answer that is not Cloudinary's: look at ASSETS_CLOUDINARY__API_URL")
+        return StorageError(
+            f"{self.name} gave an answer that is not Cloudinary's: look at {storage_variables(self.name)}API_URL"
+        )
 
 
 class _Uploader:

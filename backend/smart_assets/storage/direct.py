@@ -8,7 +8,7 @@ from typing import Self
 
 import anyio
 
-from smart_assets.settings import Settings
+from smart_assets.settings import DirectStorageSettings, Settings
 from smart_assets.storage.base import Capabilities, Source, StorageBackend, StoredObject
 from smart_assets.storage.errors import StorageError
 
@@ -19,8 +19,8 @@ class DirectDownloadStorage(StorageBackend):
     capabilities = Capabilities(persistent=False, create_if_absent=False, data_urls=True)
 
     @classmethod
-    def from_settings(cls, name: str, settings: Settings) -> Self:  # noqa: ARG003 - the factory hands it to every class
-        """It has no settings."""
+    def from_settings(cls, name: str, own: DirectStorageSettings, settings: Settings) -> Self:  # noqa: ARG003 - all have it
+        """Its limit is that of a request, which is not this class's affair."""
         return cls(name)
 
     async def _put(self, key: str, source: Source, *, content_type: str, give_away: bool) -> StoredObject:

@@ -1,6 +1,7 @@
 """From a storage's name to its backend.
 
-One more backend is one file, one kind, one line in `_BACKENDS` (and one in `_SDKS` where it needs an extra).
+One more backend is one file, one kind, one group of settings, one line in `_BACKENDS` (and one in `_SDKS` where it
+needs an extra).
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import combinations
+from pathlib import Path
 
-from smart_assets.settings import PREFIX, Settings
+from smart_assets.errors import ConfigurationError
+from smart_assets.settings import PREFIX, TEMPORARY, LocalStorageSettings, Settings, storage_variables
 from smart_assets.storage.base import Capabilities, StorageBackend
 from smart_assets.storage.errors import StorageNotConfigured
 
@@ -55,22 +59,24 @@ def _lazily(kind: StorageType) -> Load:
     module, class_name = _BACKENDS[kind]
 
     def load(name: str, settings: Settings) -> StorageBackend:
-        lacking = _lacking(kind, settings)
+        own = settings.storage(name)
+        lacking = _lacking(name, kind, settings)
         if lacking:
             raise StorageNotConfigured(
                 f"the storage {name} is not configured: {' and '.join(lacking)} missing", storage=name, missing=lacking
             )
-        backend: StorageBackend = getattr(import_module(module), class_name).from_settings(name, settings)
+        backend: StorageBackend = getattr(import_module(module), class_name).from_settings(name, own, settings)
         return backend
 
     return load
 
 
-def _lacking(kind: StorageType, settings: Settings) -> tuple[str, ...]:
+def _lacking(name: str, kind: StorageType, settings: Settings) -> tuple[str, ...]:
     """What the operator has still to set or to install."""
     if kind is StorageType.MEMORY and settings.workers > 1:
         return (f"{PREFIX}WORKERS=1",)  # each would know its own objects only
-    missing: tuple[str, ...] = getattr(getattr(settings, kind.value, None), "missing", ())
+    own = settings.storage(name)
+    missing = own.missing(name) if own is not None else ()
     extra = () if all(_is_installed(module) for module in _SDKS.get(kind, ())) else (f"the extra smart-assets[{kind}]",)
     return (*missing, *extra)
 
@@ -100,9 +106,15 @@ def register_backend(kind: str, load: Load) -> Callable[[], None]:
     return undo
 
 
-def storage_names() -> tuple[str, ...]:
+def storage_names(settings: Settings) -> tuple[str, ...]:
     """Every name `get_storage_backend` knows, whether it is configured or not; nothing is built."""
-    return tuple(sorted(_loads))
+    return tuple(sorted({*_loads, *settings.storages}))
+
+
+def storage_type(name: str, settings: Settings) -> str:
+    """The kind of the storage of that name, which is its name where it is a plain one."""
+    own = settings.storages.get(name)
+    return own.kind if own is not None else name
 
 
 def get_storage_backend(name: str, settings: Settings) -> StorageBackend:
@@ -110,9 +122,10 @@ def get_storage_backend(name: str, settings: Settings) -> StorageBackend:
 
     StorageNotConfigured where there is none, naming those there are, or where something it needs is missing.
     """
-    load = _loads.get(name)
+    load = _loads.get(storage_type(name, settings))
     if load is None:
-        raise StorageNotConfigured(f"there is no storage {name[:40]!r}; there are: {', '.join(storage_names())}")
+        there = ", ".join(storage_names(settings))
+        raise StorageNotConfigured(f"there is no storage {name[:40]!r}; there are: {there}")
     return load(name, settings)
 
 
@@ -136,14 +149,64 @@ def configured_storages(
     `get` gives the backend of a name, as `get_storage_backend` would; whoever has them open passes its own.
     """
     return tuple(
-        _status(name, settings, get or (lambda asked: get_storage_backend(asked, settings))) for name in storage_names()
+        _status(name, settings, get or (lambda asked: get_storage_backend(asked, settings)))
+        for name in storage_names(settings)
     )
 
 
 def _status(name: str, settings: Settings, get: Callable[[str], StorageBackend]) -> StorageStatus:
-    default = name == settings.default_storage
+    kind, default = storage_type(name, settings), name == settings.default_storage
     try:
         capabilities = get(name).capabilities
     except StorageNotConfigured as error:
-        return StorageStatus(name, name, configured=False, missing=error.missing, default=default, capabilities=None)
-    return StorageStatus(name, name, configured=True, missing=(), default=default, capabilities=capabilities)
+        return StorageStatus(name, kind, configured=False, missing=error.missing, default=default, capabilities=None)
+    return StorageStatus(name, kind, configured=True, missing=(), default=default, capabilities=capabilities)
+
+
+def check_storages(settings: Settings) -> None:
+    """See that no two storages keep their objects in one place. Raises ConfigurationError naming both, and the cure.
+
+    Each would take the other's objects for nobody's: an audit that is told to remove those would remove them.
+    """
+    groups = {name: own for name in storage_names(settings) if (own := settings.storage(name)) is not None}
+    for (name, own), (other, others) in combinations(sorted(groups.items(), key=_named_last), 2):
+        if own.places() & others.places():
+            raise ConfigurationError(
+                f"the storages {name} and {other} keep their objects in the same place: give one of them a "
+                f"{storage_variables(other)}PREFIX of its own, or another place"
+            )
+    held = {name: held for name in storage_names(settings) if (held := _directories(name, settings))}
+    for (name, directories), (other, others_directories) in combinations(sorted(held.items(), key=_named_last), 2):
+        if any(_overlap(one, two) for one in directories for two in others_directories):
+            raise ConfigurationError(
+                f"the directories of the storages {name} and {other} are the same, or one lies in the other: set "
+                f"{storage_variables(other)}DIRECTORY to another"
+            )
+
+
+def temporary_directories(settings: Settings) -> tuple[Path, ...]:
+    """Where processes of this machine keep what they have not written to the end: theirs, and those of storages."""
+    own = (
+        group.directory_of(name, settings.data_dir) / TEMPORARY
+        for name, group in settings.storages.items()
+        if isinstance(group, LocalStorageSettings)
+    )
+    return (settings.temporary_dir, *own)
+
+
+def _named_last(item: tuple[str, object]) -> tuple[bool, str]:
+    return item[0] not in _loads, item[0]
+
+
+def _directories(name: str, settings: Settings) -> tuple[Path, ...]:
+    """What on this machine's disk is one storage's alone, by its real name; nothing where it is not of that kind."""
+    if name == StorageType.LOCAL:
+        return (settings.data_dir / "assets").resolve(), settings.temporary_dir.resolve()
+    own = settings.storages.get(name)
+    if not isinstance(own, LocalStorageSettings):
+        return ()
+    return (own.directory_of(name, settings.data_dir).resolve(),)
+
+
+def _overlap(one: Path, two: Path) -> bool:
+    return one.is_relative_to(two) or two.is_relative_to(one)

@@ -37,7 +37,7 @@ from requests.adapters import HTTPAdapter
 
 from smart_assets.disposition import content_disposition
 from smart_assets.expiry import Validity
-from smart_assets.settings import PREFIX, GcsSettings, KiB, MiB, Settings
+from smart_assets.settings import GcsSettings, KiB, MiB, Settings, storage_variables
 from smart_assets.storage.base import (
     LATE_WRITE_SECONDS,
     TURN_SECONDS,
@@ -104,7 +104,9 @@ class GcsStorage(StorageBackend):
         """`public_cache_seconds`: how long caches may keep a public object."""
         super().__init__(name)
         if settings.bucket is None:
-            raise StorageNotConfigured(f"the storage {name} has no bucket", storage=name, missing=settings.missing)
+            raise StorageNotConfigured(
+                f"the storage {name} has no bucket", storage=name, missing=settings.missing(name)
+            )
         emulator = os.environ.get(EMULATOR)
         self._settings = settings
         self._private_bucket = settings.bucket
@@ -129,9 +131,9 @@ class GcsStorage(StorageBackend):
         self._signatures: OrderedDict[bytes, bytes] = OrderedDict()
 
     @classmethod
-    def from_settings(cls, name: str, settings: Settings) -> Self:
-        """As `settings.gcs` says; asks nobody yet."""
-        return cls(name, settings.gcs, settings.public_cache_seconds)
+    def from_settings(cls, name: str, own: GcsSettings, settings: Settings) -> Self:
+        """As its settings say; asks nobody yet."""
+        return cls(name, own, settings.public_cache_seconds)
 
     async def close(self) -> None:
         """Close the connections and let the threads end."""
@@ -339,7 +341,7 @@ class GcsStorage(StorageBackend):
         if signer is None:
             raise Unsupported(
                 f"the credentials of the storage {self.name} are no service account's, and URLs are signed by one: "
-                f"name it in {PREFIX}GCS__SIGNING_ACCOUNT"
+                f"name it in {storage_variables(self.name)}SIGNING_ACCOUNT"
             )
         if signer.longest_seconds < validity.seconds:
             validity = Validity.of(time.time(), signer.longest_seconds, not_after=validity.expires)
@@ -389,9 +391,9 @@ class GcsStorage(StorageBackend):
         if visibility_of(key) is Visibility.PUBLIC:
             if self._settings.public_access == "policy" and await self._strangers_get(url) != data:
                 raise StorageError(
-                    f"{PREFIX}GCS__PUBLIC_ACCESS says `policy`, but strangers cannot read public objects: give "
-                    "`allUsers` the role `roles/storage.legacyObjectReader` on the public bucket, or on a managed "
-                    "folder `public/`"
+                    f"{storage_variables(self.name)}PUBLIC_ACCESS says `policy`, but strangers cannot read public "
+                    "objects: give `allUsers` the role `roles/storage.legacyObjectReader` on the public bucket, or on "
+                    "a managed folder `public/`"
                 )
             return
         # To an emulator without credentials the service is a stranger itself.
@@ -484,16 +486,15 @@ class GcsStorage(StorageBackend):
 
     def _credentials(self, tokens: Request) -> tuple[Any, str | None]:
         """The credentials, and the project they name."""
+        variables = storage_variables(self.name)
         if self._settings.credentials_json is not None:
-            text, variable = self._settings.credentials_json.get_secret_value(), "CREDENTIALS_JSON"
+            text, variable = self._settings.credentials_json.get_secret_value(), f"{variables}CREDENTIALS_JSON"
         elif self._settings.credentials_file is not None:
-            variable = "CREDENTIALS_FILE"
+            variable = f"{variables}CREDENTIALS_FILE"
             try:
                 text = self._settings.credentials_file.read_text()
             except OSError as error:
-                raise StorageNotConfigured(
-                    f"the file in {PREFIX}GCS__{variable} cannot be read", missing=(f"{PREFIX}GCS__{variable}",)
-                ) from error
+                raise StorageNotConfigured(f"the file in {variable} cannot be read", missing=(variable,)) from error
         elif self._anonymous:
             return google.auth.credentials.AnonymousCredentials(), None  # type: ignore[no-untyped-call]
         else:
@@ -502,9 +503,7 @@ class GcsStorage(StorageBackend):
             info = json.loads(text)
             key: Any = service_account.Credentials.from_service_account_info(info, scopes=_SCOPES)  # type: ignore[no-untyped-call]
         except (ValueError, TypeError, AttributeError) as error:
-            raise StorageNotConfigured(
-                f"{PREFIX}GCS__{variable} is not a service account's key", missing=(f"{PREFIX}GCS__{variable}",)
-            ) from error
+            raise StorageNotConfigured(f"{variable} is not a service account's key", missing=(variable,)) from error
         return key, key.project_id
 
     def _signer(self, credentials: Any, session: AuthorizedSession, tokens: Request) -> _Signer | None:

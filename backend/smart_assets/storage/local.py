@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from smart_assets.scratch import ScratchDirectory
-from smart_assets.settings import Settings
+from smart_assets.settings import TEMPORARY, LocalStorageSettings, Settings, storage_variables
 from smart_assets.storage.base import Capabilities, ObjectAtHand, Source, StorageBackend, StoredObject
 from smart_assets.storage.errors import (
     InvalidKey,
@@ -62,6 +62,21 @@ _NO_UNNAMED: Final = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT
 _LOCK_SECONDS: Final = 3.0
 
 
+def directories(name: str, own: LocalStorageSettings | None, settings: Settings) -> tuple[Path, Path]:
+    """Where a storage keeps its objects, and what it has not written to the end.
+
+    Both below one directory, so that they are on one file system wherever that one comes from.
+    """
+    if own is None:
+        return settings.data_dir / "assets", settings.temporary_dir
+    directory = own.directory_of(name, settings.data_dir)
+    return directory / "assets", directory / TEMPORARY
+
+
+def _directory_variable(name: str) -> str:
+    return "ASSETS_DATA_DIR" if name == LocalStorageSettings.kind else f"{storage_variables(name)}DIRECTORY"
+
+
 class LocalStorage(StorageBackend):
     """Files on this machine's disk, durable when a call returns, whole or not there at all.
 
@@ -95,13 +110,14 @@ class LocalStorage(StorageBackend):
             raise StorageNotConfigured(
                 f"the directory of the storage {name} cannot be made: {os.strerror(error.errno or 0)}",
                 storage=name,
-                missing=("ASSETS_DATA_DIR",),
+                missing=(_directory_variable(name),),
             ) from error
 
     @classmethod
-    def from_settings(cls, name: str, settings: Settings) -> Self:
-        """In the data directory."""
-        return cls(name, settings.data_dir / "assets", settings.temporary_dir)
+    def from_settings(cls, name: str, own: LocalStorageSettings | None, settings: Settings) -> Self:
+        """In the data directory; of another name, in a directory of its own, built like that one."""
+        root, temporary_dir = directories(name, own, settings)
+        return cls(name, root, temporary_dir)
 
     def at_hand(self, key: str) -> ObjectAtHand | None:
         """The object, opened; None where there is none. Stays readable, whole, when it is deleted meanwhile."""

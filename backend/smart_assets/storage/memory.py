@@ -10,7 +10,7 @@ from typing import Self
 
 import anyio
 
-from smart_assets.settings import Settings
+from smart_assets.settings import MemoryStorageSettings, Settings
 from smart_assets.storage.base import Capabilities, ObjectAtHand, Source, StorageBackend, StoredObject
 from smart_assets.storage.errors import ObjectExists, ObjectNotFound, StorageError, StorageFull
 
@@ -56,9 +56,9 @@ class MemoryStorage(StorageBackend):
         self._objects: dict[str, _Object] = {}
 
     @classmethod
-    def from_settings(cls, name: str, settings: Settings) -> Self:
+    def from_settings(cls, name: str, own: MemoryStorageSettings, settings: Settings) -> Self:  # noqa: ARG003 - all have it
         """An empty one."""
-        return cls(name, settings.memory.max_bytes)
+        return cls(name, own.max_bytes)
 
     def at_hand(self, key: str) -> ObjectAtHand | None:
         """The object, or None."""

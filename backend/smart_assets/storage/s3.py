@@ -37,7 +37,7 @@ from botocore.response import StreamingBody
 
 from smart_assets.disposition import content_disposition
 from smart_assets.expiry import Validity
-from smart_assets.settings import PREFIX, GiB, KiB, MiB, S3Settings, Settings
+from smart_assets.settings import GiB, KiB, MiB, S3Settings, Settings, storage_variables
 from smart_assets.storage.base import (
     LATE_WRITE_SECONDS,
     TURN_SECONDS,
@@ -189,9 +189,9 @@ class S3Storage(StorageBackend):
         self._with_parts_left: set[str] = set()
 
     @classmethod
-    def from_settings(cls, name: str, settings: Settings) -> Self:
-        """The bucket of the settings."""
-        return cls(name, settings.s3, public_cache_seconds=settings.public_cache_seconds)
+    def from_settings(cls, name: str, own: S3Settings, settings: Settings) -> Self:
+        """The bucket of its settings."""
+        return cls(name, own, public_cache_seconds=settings.public_cache_seconds)
 
     async def close(self) -> None:
         """Close the connections, and let the threads end."""
@@ -423,7 +423,7 @@ class S3Storage(StorageBackend):
             raise StorageNotConfigured(
                 f"the storage {self.name} has an endpoint or a region that its SDK refuses",
                 storage=self.name,
-                missing=(f"{PREFIX}S3__ENDPOINT_URL", f"{PREFIX}S3__REGION"),
+                missing=tuple(f"{storage_variables(self.name)}{setting}" for setting in ("ENDPOINT_URL", "REGION")),
             ) from error
         client.meta.events.register("before-parse.s3", self._see_that_it_is_whole)
         client.meta.events.register("before-send.s3.PutObject", show_samples)
@@ -456,10 +456,11 @@ class S3Storage(StorageBackend):
         }
         unknown = sorted(arguments.keys() - takes["PutObject"])
         if unknown:
+            variable = f"{storage_variables(self.name)}EXTRA_ARGS"
             raise StorageNotConfigured(
-                f"{PREFIX}S3__EXTRA_ARGS has what PutObject does not take: {', '.join(unknown)}",
+                f"{variable} has what PutObject does not take: {', '.join(unknown)}",
                 storage=self.name,
-                missing=(f"{PREFIX}S3__EXTRA_ARGS",),
+                missing=(variable,),
             )
         taken = {
             operation: {argument: value for argument, value in arguments.items() if argument in members}
@@ -827,7 +828,8 @@ class S3Storage(StorageBackend):
             actual = self._client().head_bucket(Bucket=bucket).get("BucketRegion")
             if actual not in {None, self._addresses[bucket].region}:
                 raise StorageError(
-                    f"the bucket of the storage {self.name} lies in {actual}: set {PREFIX}S3__REGION to it"
+                    f"the bucket of the storage {self.name} lies in {actual}: set "
+                    f"{storage_variables(self.name)}REGION to it"
                 )
 
     def _check_object(self, key: str, *, is_open: bool | None) -> None:
@@ -922,7 +924,7 @@ class S3Storage(StorageBackend):
         if code in _CORRUPTED:
             return WriteNotVerified(f"the storage {self.name} received other bytes than were sent")
         if code in _SENTENCES:
-            return StorageError(_SENTENCES[code].format(name=self.name))
+            return StorageError(_SENTENCES[code].format(name=self.name, variables=storage_variables(self.name)))
         if status == 404 and code != "NoSuchUpload":
             if key is not None:
                 return ObjectNotFound("there is no such object")
@@ -953,12 +955,12 @@ _BUSY: Final = {
     "TooManyRequests",
 }
 _CLOCK: Final = "this machine's clock is too far from that of the storage {name}"
-_REGION: Final = "the bucket of the storage {name} lies in another region: set ASSETS_S3__REGION"
+_REGION: Final = "the bucket of the storage {name} lies in another region: set {variables}REGION"
 _SECRET: Final = "the storage {name} finds its secret access key wrong"  # noqa: S105
 _EXPIRED: Final = "the credentials of the storage {name} have expired"
 _SENTENCES: Final = {
     "AccessControlListNotSupported": "the bucket of the storage {name} takes no ACLs: open it by a policy, and set "
-    "ASSETS_S3__PUBLIC_ACCESS to `policy`",
+    "{variables}PUBLIC_ACCESS to `policy`",
     "AccessDenied": "the storage {name} refuses access: its credentials lack a permission",
     "AuthorizationHeaderMalformed": _REGION,
     "ExpiredToken": _EXPIRED,
