@@ -136,6 +136,29 @@ def retention(
         raise typer.Exit(1)
 
 
+@app.command()
+def doctor(
+    storage: Annotated[
+        list[str] | None, typer.Option(help="Only these storages; else every one that is set up.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Say it to machines.")] = False,
+) -> None:
+    """Use each storage once in every way the service does, and say what is wrong and which setting cures it.
+
+    What is written is removed again; a running service is not disturbed. Exit code 1 where something failed, 2 where
+    it could not be looked at.
+    """
+    from smart_assets.checkup import check_up
+
+    try:
+        well = check_up(load_settings(), storage or None, json=as_json)
+    except (SmartAssetsError, OSError) as error:
+        _say_what_is_wrong(error)
+        raise typer.Exit(2) from None
+    if not well:
+        raise typer.Exit(1)
+
+
 def _serve(settings: Settings) -> None:
     from smart_assets import runtime
 

@@ -168,6 +168,12 @@ async def _in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]
 
 def prepare(settings: Settings) -> None:
     """Make the data directory and check what can be checked before anything runs. Raises ConfigurationError."""
+    check_settings(settings)
+    make_directories(settings)
+
+
+def check_settings(settings: Settings) -> None:
+    """See that the settings make sense together. Raises ConfigurationError."""
     check_presets(settings.presets)
     names = storage_names(settings)
     if settings.default_storage not in names:
@@ -181,6 +187,10 @@ def prepare(settings: Settings) -> None:
                 f"ASSETS_RETENTION__MAX_SIZE_BYTES names {name}; the storages there are: {', '.join(names)}"
             )
     check_storages(settings)
+
+
+def make_directories(settings: Settings) -> None:
+    """Make the data directory and what belongs into it. Raises ConfigurationError where that cannot be used."""
     try:
         settings.data_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
         settings.temporary_dir.mkdir(mode=0o700, exist_ok=True)

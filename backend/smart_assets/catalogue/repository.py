@@ -394,7 +394,7 @@ class Repository:
         query = select(assets.c.storage, func.count()).group_by(assets.c.storage)
         if unsettled:
             query = query.where(_UNSETTLED)
-        return dict(self._connection.execute(query).tuples().all())
+        return dict(self._connection.execute(query).all())
 
     def page_of_storage(self, storage: str, *, after: UUID | None, limit: int) -> tuple[AssetRecord, ...]:
         """At most `limit` rows of a storage, in whatever state, in the order of their ids."""

@@ -447,7 +447,7 @@ class StorageBackend(ABC):
 
     async def _remove_old_checks(self) -> None:
         """Remove what checks wrote whose processes were killed before they had removed it."""
-        if self.capabilities.at_hand or not self.capabilities.persistent:
+        if not self.capabilities.persistent:
             return
         old = datetime.now(UTC) - _LONGEST_CHECK
         for visibility in Visibility:
