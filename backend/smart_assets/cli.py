@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ import typer
 from smart_assets.errors import SmartAssetsError
 from smart_assets.serving import listen, serve_on
 from smart_assets.settings import Settings, load_settings, misspelt_variables
+from smart_assets.visibility import Visibility
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -157,6 +159,71 @@ def doctor(
         raise typer.Exit(2) from None
     if not well:
         raise typer.Exit(1)
+
+
+@app.command(name="export")
+def export_(
+    storage: Annotated[str | None, typer.Option(help="Only assets in this storage.")] = None,
+    visibility: Annotated[Visibility | None, typer.Option(help="Only assets of this visibility.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Only assets with this tag.")] = None,
+    owner: Annotated[str | None, typer.Option(help="Only assets of this owner.", show_default="of everybody")] = None,
+    days: Annotated[int | None, typer.Option(min=1, max=36500, help="Only those of the last so many days.")] = None,
+    created_after: Annotated[
+        str | None, typer.Option(help="Only those made then or later.", metavar="2026-11-20T10:00:00Z")
+    ] = None,
+    created_before: Annotated[
+        str | None, typer.Option(help="Only those made before.", metavar="2026-11-21T00:00:00Z")
+    ] = None,
+) -> None:
+    """Write the descriptions of all assets to standard output, one JSON object a line.
+
+    For example: smart-assets export --tag trip > library.jsonl
+    """
+    from smart_assets.assets.library import Period
+    from smart_assets.catalogue.repository import AssetFilter
+    from smart_assets.transferring import export_lines
+
+    criteria = AssetFilter(owner=owner, storage=storage, visibility=visibility, tag=tag)
+    after, before = _moment(created_after, "--created-after"), _moment(created_before, "--created-before")
+    try:
+        export_lines(load_settings(), criteria, Period(days=days, after=after, before=before))
+    except (SmartAssetsError, OSError) as error:
+        _say_what_is_wrong(error)
+        raise typer.Exit(2) from None
+
+
+@app.command(name="import")
+def import_(
+    file: Annotated[str, typer.Argument(help="What `export` wrote; - is standard input.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be imported, and make no row.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Say it to machines.")] = False,
+) -> None:
+    """Make the catalogue's rows of what `export` wrote, where the assets' bytes are in their storages.
+
+    Ids that are there already are left as they are, so it may be run again. Exit code 1 where a line has no row in
+    the end, 2 where it could not be done to the end.
+    """
+    from smart_assets.transferring import import_lines
+
+    try:
+        right = import_lines(load_settings(), file, dry_run=dry_run, as_json=as_json)
+    except (SmartAssetsError, OSError) as error:
+        _say_what_is_wrong(error)
+        raise typer.Exit(2) from None
+    if not right:
+        raise typer.Exit(1)
+
+
+def _moment(text: str | None, option: str) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{option}: not a date and time like 2026-11-20T10:00:00Z") from None
+    if moment.tzinfo is None:
+        raise typer.BadParameter(f"{option}: lacks its zone: Z, or +01:00")
+    return moment
 
 
 def _serve(settings: Settings) -> None:

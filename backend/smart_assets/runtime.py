@@ -17,12 +17,14 @@ from anyio import to_thread
 from smart_assets import observability
 from smart_assets.access.api_keys import ApiKeys
 from smart_assets.access.signing import UrlSigner
+from smart_assets.assets.deletions import Deletions
 from smart_assets.assets.delivery import Delivery
 from smart_assets.assets.idempotency import Idempotency
 from smart_assets.assets.lease import Lease
 from smart_assets.assets.library import Library
 from smart_assets.assets.settling import Settling
 from smart_assets.assets.uploads import Uploads
+from smart_assets.assets.variants import Variants
 from smart_assets.catalogue.database import Database
 from smart_assets.catalogue.repository import Repository
 from smart_assets.errors import ConfigurationError
@@ -53,6 +55,8 @@ class Runtime:
     api_keys: ApiKeys
     uploads: Uploads
     library: Library
+    variants: Variants
+    deletions: Deletions
     delivery: Delivery
     idempotency: Idempotency
     reconciler: Reconciler
@@ -108,13 +112,20 @@ async def running(settings: Settings, *, serves: bool = True) -> AsyncIterator[R
         if serves:
             await closing.enter_async_context(_in_background(keep_marked(database, lasting)))
             await closing.enter_async_context(_in_background(retention.run_periodically()))
+        library = Library(database, storages, lease, settling)
+        deletions = Deletions(database, storages, lease, settling)
+        closing.push_async_callback(deletions.close)
         yield Runtime(
             settings=settings,
             database=database,
             storages=storages,
             api_keys=ApiKeys(settings),
             uploads=Uploads(settings, database, storages, renderer, lease, settling, threads),
-            library=Library(database, storages, lease, settling),
+            library=library,
+            variants=Variants(
+                settings, database, storages, renderer, lease, settling, library, threads, own_scratch.path
+            ),
+            deletions=deletions,
             delivery=Delivery(settings, database, storages, signer, threads),
             idempotency=Idempotency(database, lease),
             reconciler=reconciler,
@@ -135,15 +146,19 @@ class Sight:
 
 
 @asynccontextmanager
-async def looking(settings: Settings, *, read_only: bool) -> AsyncIterator[Sight]:
+async def looking(settings: Settings, *, read_only: bool, make: bool = False) -> AsyncIterator[Sight]:
     """A catalogue that is there, and its storages, and nothing else: no lease, no repairs, no schema or key is made.
 
-    Raises ConfigurationError where there is no catalogue.
+    Raises ConfigurationError where there is no catalogue, unless an empty one is to be made (`make`).
     """
     async with AsyncExitStack() as closing:
-        database = await to_thread.run_sync(
-            partial(Database.open_as_it_is, database_url(settings), read_only=read_only)
-        )
+        if make:
+            prepare(settings)
+            database = await to_thread.run_sync(Database.open, database_url(settings))
+        else:
+            database = await to_thread.run_sync(
+                partial(Database.open_as_it_is, database_url(settings), read_only=read_only)
+            )
         closing.push_async_callback(database.close)
         if not settings.data_dir.is_dir():
             raise ConfigurationError(f"there is no data directory {settings.data_dir} (set ASSETS_DATA_DIR)")

@@ -2,7 +2,7 @@
 
 import asyncio
 import base64
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -63,6 +63,41 @@ async def test_the_list_is_newest_first_and_filtered(service: Service) -> None:
     assert await listed(service, storage="local", visibility="private") == []
 
 
+async def test_the_list_is_of_a_period(service: Service) -> None:
+    made = [await service.uploaded(HOLIDAY, tags="t") for _ in range(4)]
+    ids, times = [asset["id"] for asset in made], [asset["created_at"] for asset in made]
+    assert len(set(times)) == 4
+    assert await listed(service, created_after=times[1]) == ids[:0:-1]
+    assert await listed(service, created_before=times[1]) == ids[:1]
+    for query in ({}, {"tag": "t"}, {"storage": "local"}, {"days": 1}):
+        period = {"created_after": times[1], "created_before": times[3], **query}
+        assert await listed(service, **period) == [ids[2], ids[1]]
+        assert await listed(service, **period, order="asc") == [ids[1], ids[2]]
+    # Finer than an id tells: what was made then was made before.
+    assert await listed(service, created_after=times[3].replace("Z", "001Z")) == []
+    assert await listed(service, created_before=times[0].replace("Z", "001Z")) == ids[:1]
+    hour_ahead = datetime.fromisoformat(times[3]).astimezone(timezone(timedelta(hours=1))).isoformat()
+    assert await listed(service, created_after=hour_ahead) == [ids[3]]
+    assert await listed(service, created_after=times[3], created_before=times[1]) == []
+    assert await listed(service, created_after="0001-01-01T00:00:00Z", created_before="9999-12-31T23:59:59Z") != []
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+async def test_a_period_is_paged_through(service: Service, order: str) -> None:
+    made = [await service.uploaded(HOLIDAY) for _ in range(6)]
+    query = {"created_after": made[1]["created_at"], "created_before": made[5]["created_at"], "order": order}
+    seen: list[str] = []
+    cursor: dict[str, str] = {}
+    while True:
+        page = (await service.client.get("/api/v1/assets", params={"limit": 1, **query, **cursor})).json()
+        seen += [asset["id"] for asset in page["items"]]
+        if page["next_cursor"] is None:
+            break
+        cursor = {"cursor": page["next_cursor"]}
+    expected = [asset["id"] for asset in made[1:5]]
+    assert seen == (expected if order == "asc" else expected[::-1])
+
+
 async def test_pages_are_followed_by_cursor(service: Service) -> None:
     ids = [(await service.uploaded(HOLIDAY))["id"] for _ in range(5)]
     seen, cursor = [], None
@@ -86,6 +121,10 @@ async def test_pages_are_followed_by_cursor(service: Service) -> None:
         {"days": 36501},
         {"cursor": "x"},
         {"cursor": "é"},
+        {"created_after": "yesterday"},
+        {"created_after": "1763632800"},
+        {"created_before": "2026-11-20T10:00:00"},
+        {"created_before": "2026-11-20"},
         {"order": "up"},
         {"x": 1},
     ],

@@ -11,6 +11,9 @@ from uuid import UUID
 
 import anyio
 import pytest
+from hypothesis import given
+from hypothesis.strategies import datetimes, just
+from sqlalchemy import event
 
 from smart_assets.assets.objects import created_at, first_id_at, new_asset_id
 from smart_assets.catalogue.database import Database
@@ -278,3 +281,75 @@ def test_a_folder_that_is_not_there_is_said_at_start(tmp_path: Path) -> None:
 async def test_text_that_is_half_a_surrogate_pair_is_read_back(database: Database) -> None:
     (kept,) = await keep(database, a_record(metadata={"half": "\ud800"}))
     assert await database.read(lambda catalogue: catalogue.get_in_any_state(kept.id)) == kept
+
+
+# ── Periods ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("criteria", "index"),
+    [
+        (AssetFilter(owner="ann"), "ix_assets_owner_id (owner=? AND id>? AND id<?)"),
+        (
+            AssetFilter(owner="ann", storage="local"),
+            "ix_assets_owner_storage_id (owner=? AND storage=? AND id>? AND id<?)",
+        ),
+        (
+            AssetFilter(owner="ann", tag="trip"),
+            "sqlite_autoindex_asset_tags_1 (owner=? AND tag=? AND asset_id>? AND asset_",
+        ),
+        (AssetFilter(), "sqlite_autoindex_assets_1 (id>? AND id<?)"),
+    ],
+    ids=["of an owner", "in a storage", "with a tag", "of everybody"],
+)
+@pytest.mark.parametrize("newest_first", [True, False])
+@pytest.mark.parametrize("is_first", [True, False], ids=["first page", "next page"])
+async def test_a_period_is_a_range_of_an_index_and_nothing_is_sorted(
+    database: Database, criteria: AssetFilter, index: str, newest_first: bool, is_first: bool
+) -> None:
+    begin, end = new_asset_id(), new_asset_id()
+    after = None if is_first else new_asset_id()
+
+    def plan(catalogue: Repository) -> list[str]:
+        seen: list[tuple[str, tuple[object, ...]]] = []
+        cursor = catalogue._connection.connection.cursor()
+
+        def note(_: object, __: object, statement: str, parameters: tuple[object, ...], *___: object) -> None:
+            seen.append((statement, parameters))
+
+        event.listen(catalogue._connection, "before_cursor_execute", note)
+        wanted = replace(criteria, since=begin, until=end)
+        catalogue.list(wanted, limit=10, after=after, newest_first=newest_first)
+        ((statement, parameters),) = seen
+        # With a second bound at the same end SQLite would look up one, and walk to the other.
+        assert statement.count("id <") + statement.count("id >") == 2
+        return [row[-1] for row in cursor.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+
+    found = await database.read(plan)
+    assert index in found[0]
+    assert not any("B-TREE" in step for step in found)
+
+
+@given(
+    moment=datetimes(min_value=datetime(1970, 1, 1), max_value=datetime(9999, 12, 31), timezones=just(UTC))  # noqa: DTZ001
+)
+def test_the_first_id_at_a_moment_is_the_first_made_then_or_later(moment: datetime) -> None:
+    first = first_id_at(moment)
+    milliseconds = first.int >> 80
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    assert epoch + timedelta(milliseconds=milliseconds) >= moment
+    assert milliseconds == 0 or epoch + timedelta(milliseconds=milliseconds - 1) < moment
+
+
+# ── Rows that come with their bytes there ───────────────────────────────────────────────────────────────────────────
+
+
+async def test_rows_made_of_what_is_there_count_and_are_found(database: Database) -> None:
+    one, two = (a_record(state=AssetState.READY, lease=None) for _ in range(2))
+    assert await database.write(lambda catalogue: catalogue.insert_ready([one])) == 1
+    assert await database.write(lambda catalogue: catalogue.insert_ready([replace(one, filename="x"), two])) == 1
+    assert await database.write(lambda catalogue: catalogue.insert_ready([one, two])) == 0
+    found = await database.read(lambda catalogue: catalogue.list(AssetFilter(tag="trip"), limit=10))
+    assert found == (two, one)
+    (totals,) = await database.read(lambda catalogue: catalogue.totals())
+    assert (totals.assets, totals.bytes) == (2, one.total_bytes + two.total_bytes)

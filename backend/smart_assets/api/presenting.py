@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -10,21 +11,26 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from smart_assets import settings
+from smart_assets.access.api_keys import Caller
 from smart_assets.api.schemas import (
     Asset,
     Cleanup,
     FailedSize,
     RetentionSettings,
+    SelectionQuery,
     Statistics,
     StorageStatistics,
     Variant,
 )
 from smart_assets.assets import library
 from smart_assets.assets.delivery import Delivery, Link
+from smart_assets.assets.library import Period
 from smart_assets.assets.objects import effective_visibility
 from smart_assets.assets.uploads import UploadedAsset
 from smart_assets.catalogue.models import AssetRecord, JobRun, VariantRecord
+from smart_assets.catalogue.repository import AssetFilter
 from smart_assets.errors import InvalidParameter
+from smart_assets.runtime import Runtime
 from smart_assets.storage.base import SignedUrl
 from smart_assets.storage.keys import ORIGINAL
 
@@ -47,16 +53,16 @@ class Presenter:
         ]
         if uploaded.data_urls is None:
             return self.asset(uploaded.record, failed)
-        links = {name: Link(url) for name, url in uploaded.data_urls.items()}
-        shown = _asset(uploaded.record, links, failed)
+        urls = uploaded.data_urls
+        variants = [(variant, Link(urls[variant.name])) for variant in uploaded.record.made_variants]
+        shown = _asset(uploaded.record, Link(urls[ORIGINAL]), variants, failed)
         shown.id = None
         return shown
 
     def asset(self, record: AssetRecord, failed: list[FailedSize] | None = None) -> Asset:
         """An asset of the library."""
-        links = {variant.name: self._link(record, variant) for variant in record.made_variants}
-        links[ORIGINAL] = self._link(record, None)
-        return _asset(record, links, failed or [])
+        variants = [(variant, self._link(record, variant)) for variant in record.made_variants]
+        return _asset(record, self._link(record, None), variants, failed or [])
 
     async def signed(self, record: AssetRecord, size: str | None, expiry_seconds: int) -> SignedUrl:
         """A URL for the original or a size that is good for at most `expiry_seconds`."""
@@ -81,7 +87,9 @@ def built(model: type[Model], **values: Any) -> Model:
     return made
 
 
-def _asset(record: AssetRecord, links: dict[str, Link], failed: list[FailedSize]) -> Asset:
+def _asset(
+    record: AssetRecord, original: Link, variants: Iterable[tuple[VariantRecord, Link]], failed: list[FailedSize]
+) -> Asset:
     return built(
         Asset,
         id=record.id,
@@ -93,9 +101,9 @@ def _asset(record: AssetRecord, links: dict[str, Link], failed: list[FailedSize]
         sha256=record.sha256,
         storage=record.storage,
         visibility=effective_visibility(record),
-        url=links[ORIGINAL].url,
-        url_expires_at=links[ORIGINAL].expires_at,
-        variants=[_variant(variant, links[variant.name]) for variant in record.made_variants],
+        url=original.url,
+        url_expires_at=original.expires_at,
+        variants=[_variant(variant, link) for variant, link in variants],
         failed=failed,
         tags=list(record.tags),
         metadata=record.metadata,
@@ -113,6 +121,7 @@ def _variant(variant: VariantRecord, link: Link) -> Variant:
     return built(
         Variant,
         size=variant.size,
+        name=variant.full_name,
         width=variant.width,
         height=variant.height,
         content_type=variant.format.media_type,
@@ -161,6 +170,20 @@ def _cleanup(run: JobRun) -> Cleanup:
 def json_response(model: BaseModel, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """A model of ours as JSON: it was validated when it was made, so it is not again."""
     return Response(model.model_dump_json(), status, headers, media_type="application/json")
+
+
+def selection(query: SelectionQuery, caller: Caller, runtime: Runtime) -> tuple[AssetFilter, Period]:
+    """Which assets a caller asks for; StorageNotConfigured for a storage that there is not."""
+    if query.storage is not None:
+        runtime.storages.get(query.storage)  # a name that means nothing is a mistake, and no empty list
+    criteria = AssetFilter(
+        owner=caller.owner,
+        storage=query.storage,
+        visibility=query.visibility,
+        tag=query.tag,
+        filename_contains=query.q.casefold() if query.q else None,
+    )
+    return criteria, Period(days=query.days, after=query.created_after, before=query.created_before)
 
 
 def write_cursor(after: UUID) -> str:

@@ -23,12 +23,14 @@ from pydantic import (
 )
 
 from smart_assets.api.headers import clean_filename
+from smart_assets.assets.deletions import Status
 from smart_assets.assets.library import Changes
 from smart_assets.imaging.sizes import DEFAULT_QUALITY, Fit, Gravity
 from smart_assets.visibility import Visibility
 
 MAX_TAGS = 50
 MAX_TAG_LENGTH = 64
+MAX_IDS = 1000
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d", re.ASCII)
 
@@ -82,6 +84,7 @@ def _looks_like_a_date(value: object) -> object:
     return value
 
 
+Moment = Annotated[AwareDatetime, BeforeValidator(_looks_like_a_date)]
 Expiry = Annotated[AwareDatetime, AfterValidator(_in_the_future), BeforeValidator(_looks_like_a_date)]
 
 
@@ -89,19 +92,9 @@ class _Query(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class UploadQuery(_Query):
-    """How an upload is to be taken."""
+class RenderQuery(_Query):
+    """Which sizes are to be made, and how."""
 
-    storage: str | None = Field(
-        None,
-        min_length=1,
-        max_length=64,
-        description="Name of a configured storage; by default the service's own.",
-        examples=["local"],
-    )
-    visibility: Visibility = Field(
-        Visibility.PUBLIC, description="Who may fetch it: anybody, or holders of a signed URL."
-    )
     sizes: list[str] = Field(
         default_factory=list,
         description="Sizes to make, comma-separated or repeated: `1200x627`, `800` (width), `x600` (height), "
@@ -124,6 +117,21 @@ class UploadQuery(_Query):
         "source", description="The generated sizes' format. Under `source` animations stay animated."
     )
     quality: int = Field(DEFAULT_QUALITY, ge=1, le=100, description="Of lossy formats.")
+
+
+class UploadQuery(RenderQuery):
+    """How an upload is to be taken."""
+
+    storage: str | None = Field(
+        None,
+        min_length=1,
+        max_length=64,
+        description="Name of a configured storage; by default the service's own.",
+        examples=["local"],
+    )
+    visibility: Visibility = Field(
+        Visibility.PUBLIC, description="Who may fetch it: anybody, or holders of a signed URL."
+    )
     atomic: bool = Field(
         True,
         description="`true`: one failure fails the whole upload and nothing of it stays. `false`: what worked stays.",
@@ -145,14 +153,55 @@ IdempotencyKey = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[
 IDEMPOTENCY_KEY: TypeAdapter[str] = TypeAdapter(IdempotencyKey)
 
 
-class ListQuery(_Query):
-    """Which assets, and how many of them."""
+class VariantsQuery(RenderQuery):
+    """Which sizes an asset is to have."""
+
+    atomic: bool = Field(
+        True, description="`true`: one failure fails all, and none of them stays. `false`: what worked stays."
+    )
+    placeholder: bool | None = Field(
+        None, description="Compute `thumbhash` and `dominant_color` where it has none; by default with new sizes."
+    )
+
+
+class DeletionRequest(BaseModel):
+    """Which assets are to go."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ids: list[str] = Field(min_length=1, max_length=MAX_IDS, examples=[["019aa0c2-0000-7000-8000-000000000000"]])
+
+
+class DeletionResult(BaseModel):
+    """What became of one id."""
+
+    id: str = Field(description="As it was given.")
+    status: Status = Field(description="`failed`: gone for everybody or not, it is not all done: see `code`.")
+    code: str | None = Field(description="What a deletion of this one alone would have answered; null for `deleted`.")
+    detail: str | None
+
+
+class DeletionResults(BaseModel):
+    """What became of each id, in the order they were given."""
+
+    results: list[DeletionResult]
+
+
+class SelectionQuery(_Query):
+    """Which assets."""
 
     storage: str | None = Field(None, min_length=1, max_length=64, description="In this storage.")
     visibility: Visibility | None = Field(None, description="Of this visibility.")
     tag: str | None = Field(None, max_length=MAX_TAG_LENGTH, description="With this tag.")
     days: int | None = Field(None, ge=1, le=36500, description="Made in the last so many days.")
+    created_after: Moment | None = Field(None, description="Made then or later.", examples=["2026-11-20T10:00:00Z"])
+    created_before: Moment | None = Field(None, description="Made before that.", examples=["2026-11-21T00:00:00Z"])
     q: str | None = Field(None, max_length=255, description="With this in the filename, case aside.")
+
+
+class ListQuery(SelectionQuery):
+    """Which assets, and how many of them."""
+
     limit: int = Field(50, ge=1, le=200, description="At most so many.")
     cursor: str | None = Field(None, max_length=128, description="`next_cursor` of the page before.")
     order: Literal["desc", "asc"] = Field("desc", description="`desc`: newest first.")
@@ -162,6 +211,10 @@ class Variant(BaseModel):
     """A generated size."""
 
     size: str = Field(description="As it was asked for.", examples=["1200x627"])
+    name: str = Field(
+        description="What `size` of other calls takes where several sizes were asked for alike.",
+        examples=["1200x627-cover.webp"],
+    )
     width: int = Field(examples=[768])
     height: int = Field(examples=[627])
     content_type: str = Field(examples=["image/webp"])

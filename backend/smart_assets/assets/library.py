@@ -46,6 +46,24 @@ class Changes:
         return replace(record, **given)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Period:
+    """When assets were made: in the last `days`, at `after` or later, before `before`; what is None does not matter."""
+
+    days: int | None = None
+    after: datetime | None = None
+    before: datetime | None = None
+
+    def limit(self, criteria: AssetFilter) -> AssetFilter:
+        """`criteria`, and made in this period."""
+        starts = [] if self.days is None else [datetime.now(UTC) - timedelta(days=self.days)]
+        if self.after is not None:
+            starts.append(self.after)
+        if starts:
+            criteria = replace(criteria, since=first_id_at(max(starts)))
+        return criteria if self.before is None else replace(criteria, until=first_id_at(self.before))
+
+
 @dataclass(frozen=True)
 class Page:
     """A piece of a list, and the id after which the next piece begins (None: this was the last)."""
@@ -84,14 +102,14 @@ class Library:
         self,
         criteria: AssetFilter,
         *,
-        days: int | None = None,
+        period: Period | None = None,
         limit: int = 50,
         after: UUID | None = None,
         newest_first: bool = True,
     ) -> Page:
         """A page of assets in order of creation. Stable while assets come and go: `after` is an id, not a position."""
-        if days is not None:
-            criteria = replace(criteria, since=first_id_at(datetime.now(UTC) - timedelta(days=days)))
+        if period is not None:
+            criteria = period.limit(criteria)
         found = await self._database.read(
             lambda catalogue: catalogue.list(criteria, limit=limit + 1, after=after, newest_first=newest_first)
         )
@@ -181,7 +199,14 @@ class Library:
 
 
 def find_variant(record: AssetRecord, size: str) -> VariantRecord:
-    """The generated size a caller calls `size`, or VariantNotFound."""
+    """The generated size a caller calls `size`, or VariantNotFound.
+
+    Its full name is one size's only; what it was asked for as, or its name without the extension, may be several's:
+    then the first is meant.
+    """
+    for variant in record.made_variants:
+        if size == variant.full_name:
+            return variant
     for variant in record.made_variants:
         if size in {variant.size, variant.name}:
             return variant

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
@@ -10,6 +10,8 @@ from uuid_utils.compat import uuid7
 from smart_assets.catalogue.models import AssetRecord, VariantRecord
 from smart_assets.storage.keys import ORIGINAL, AssetKey
 from smart_assets.visibility import Visibility
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def new_asset_id() -> UUID:
@@ -23,8 +25,9 @@ def created_at(asset_id: UUID) -> datetime:
 
 
 def first_id_at(moment: datetime) -> UUID:
-    """The least id an asset made at `moment` or later can have."""
-    return UUID(int=max(0, int(moment.timestamp() * 1000)) << 80)
+    """The least id an asset made at `moment` or later can have, as far as an id tells: to the millisecond."""
+    milliseconds = -((_EPOCH - moment) // timedelta(milliseconds=1))
+    return UUID(int=max(0, milliseconds) << 80)
 
 
 def original_key(record: AssetRecord) -> str:

@@ -14,11 +14,12 @@ from datetime import UTC, datetime
 
 from smart_assets import observability
 from smart_assets.assets.lease import Lease
-from smart_assets.assets.objects import object_keys, required_keys
+from smart_assets.assets.objects import object_keys, required_keys, variant_key
 from smart_assets.assets.together import all_or_first_error
 from smart_assets.catalogue.database import Database
 from smart_assets.catalogue.models import AssetRecord, AssetState
 from smart_assets.errors import Busy, CatalogueUnavailable
+from smart_assets.storage.base import StorageBackend
 from smart_assets.storage.errors import ObjectNotFound, StorageNotConfigured, StorageUnavailable
 from smart_assets.storage.registry import Storages
 from smart_assets.visibility import Visibility
@@ -30,7 +31,7 @@ _MOVES_AT_ONCE = 8
 
 
 class Settling:
-    """Finishes uploads that failed, deletions, and changes of visibility."""
+    """Finishes uploads that failed, deletions, changes of visibility, and sizes that were to be added."""
 
     def __init__(self, database: Database, storages: Storages, lease: Lease) -> None:
         """Over the catalogue and the storages of this process, under its lease."""
@@ -102,6 +103,22 @@ class Settling:
         except _ClaimLost:
             await self._align(record)
 
+    async def undo_growing(self, record: AssetRecord) -> bool:
+        """Remove what was written of the sizes `record`, claimed as it says, was about to get; the rest stays.
+
+        False where bytes are left: the row stays `moving`, and is tried again later. Nothing is removed of what turns
+        out to be closed: only the answer was lost.
+        """
+        if not await self._database.read(lambda catalogue: catalogue.is_claimed(record)):
+            await self._remove_strays(record)
+            return True
+        backend = self._storages.get(record.storage)
+        if await backend.cleanup_failed_assets([variant_key(record, each) for each in record.planned_variants]):
+            return False
+        as_before = replace(record, variants=record.made_variants)
+        await self._database.write(lambda catalogue: catalogue.finish_growing(as_before, 0))
+        return True
+
     async def _undo_publishing(self, record: AssetRecord) -> None:
         """Make private again what was made public; never raises."""
         try:
@@ -124,8 +141,7 @@ class Settling:
         for _ in range(CATALOGUE_RETRIES):
             current = await self._database.read(lambda catalogue: catalogue.get_in_any_state(record.id))
             if current is None:  # deleted meanwhile: nobody misses what is at either key
-                both = [replace(record, visibility=visibility) for visibility in Visibility]
-                keys = [key for each in both for key in object_keys(each)]
+                keys = [key for each in _at_both(record) for key in object_keys(each)]
                 await self._storages.get(record.storage).cleanup_failed_assets(keys)
                 return
             if current.state is AssetState.READY and await self._aligned(current):
@@ -133,6 +149,33 @@ class Settling:
             await asyncio.sleep(1)
         observability.BACKGROUND_FAILURES.labels("align").inc()
         logger.error("objects may not lie where their row says", extra=names(record))
+
+    async def _remove_strays(self, record: AssetRecord) -> None:
+        """Remove what lies at keys that `record`, whose claim was lost, names and its row does not any more.
+
+        Under a claim on the row, so that nobody is about to write there. Waits for whoever has the row now.
+        """
+        backend = self._storages.get(record.storage)
+        for _ in range(CATALOGUE_RETRIES):
+            current = await self._database.read(lambda catalogue: catalogue.get_in_any_state(record.id))
+            if current is None:  # deleted meanwhile: nobody misses what is at either key
+                await backend.cleanup_failed_assets(key for each in _at_both(record) for key in object_keys(each))
+                return
+            strays = _strays(record, current)
+            if current.state is AssetState.READY and (not strays or await self._removed(backend, current, strays)):
+                return
+            await asyncio.sleep(1)
+        observability.BACKGROUND_FAILURES.labels("remove_strays").inc()
+        logger.error("objects may lie where no row says", extra=names(record))
+
+    async def _removed(self, backend: StorageBackend, current: AssetRecord, strays: list[str]) -> bool:
+        with self._lease.claim() as claim:
+            claimed = replace(current, state=AssetState.MOVING, lease=claim)
+            if not await self._database.write(lambda catalogue: catalogue.begin_growing(claimed)):
+                return False
+            left = await backend.cleanup_failed_assets(strays)
+            await self._database.write(lambda catalogue: catalogue.finish_growing(claimed, 0))
+        return not left
 
     async def recheck(self, record: AssetRecord) -> None:
         """Undo what a process did after all whose row, `record`, was taken over because it seemed dead.
@@ -144,11 +187,12 @@ class Settling:
             return  # somebody is at work on it
         backend = self._storages.get(record.storage)
         right = set(object_keys(current)) if current is not None else set()
+        strays = _strays(record, current) if current is not None else []
         for visibility in Visibility:
             for key in object_keys(replace(record, visibility=visibility)):
                 if key not in right and await backend.exists(key):
                     logger.warning("a process taken for dead went on", extra={"key": key, **names(record)})
-                    await self._align(record)
+                    await (self._remove_strays(record) if key in strays else self._align(record))
                     return
 
     async def _aligned(self, current: AssetRecord) -> bool:
@@ -206,6 +250,18 @@ def _as_private(record: AssetRecord) -> AssetRecord:
         version=record.version + changed,
         updated_at=datetime.now(UTC) if changed else record.updated_at,
     )
+
+
+def _strays(record: AssetRecord, current: AssetRecord) -> list[str]:
+    """The keys `record` names, at either visibility, that its row, now `current`, does not."""
+    known: set[str] = set()
+    if record.storage == current.storage:
+        known.update(key for each in _at_both(current) for key in object_keys(each))
+    return [key for each in _at_both(record) for key in object_keys(each) if key not in known]
+
+
+def _at_both(record: AssetRecord) -> list[AssetRecord]:
+    return [replace(record, visibility=visibility) for visibility in Visibility]
 
 
 def names(record: AssetRecord) -> dict[str, str]:

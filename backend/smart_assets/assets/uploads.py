@@ -153,7 +153,7 @@ class Uploads:
         file. The callers' spools are theirs to discard.
         """
         backend = self._storages.get(options.storage)
-        self._check_reserve()
+        check_reserve(self._settings.data_dir)
         results: list[_Draft | Failure] = []
         for upload in uploads:
             try:
@@ -236,15 +236,6 @@ class Uploads:
                 target.unlink(missing_ok=True)
                 raise
             await spool.replace(target)
-
-    def _check_reserve(self) -> None:
-        """Raise NoSpace before the disk is so full that the catalogue could not even note a deletion."""
-        try:
-            disk = os.statvfs(self._settings.data_dir)
-        except OSError as error:
-            raise CatalogueUnavailable("the data directory cannot be reached; try again") from error
-        if disk.f_bavail * disk.f_frsize < RESERVE_BYTES:
-            raise NoSpace("no room left in the data directory")
 
     def _check_total(self, drafts: list[_Draft], storage: str) -> None:
         own = self._settings.storage(storage)
@@ -397,6 +388,16 @@ class Uploads:
 
     def _count(self, options: UploadOptions, outcome: str) -> None:
         observability.labelled(observability.UPLOADS, options.storage, outcome).inc()
+
+
+def check_reserve(data_dir: Path) -> None:
+    """Raise NoSpace before the disk is so full that the catalogue could not even note a deletion."""
+    try:
+        disk = os.statvfs(data_dir)
+    except OSError as error:
+        raise CatalogueUnavailable("the data directory cannot be reached; try again") from error
+    if disk.f_bavail * disk.f_frsize < RESERVE_BYTES:
+        raise NoSpace("no room left in the data directory")
 
 
 def _close(catalogue: Repository, made: list[_Draft]) -> None:

@@ -48,7 +48,7 @@ class VariantRecord:
     """A generated size. `size` is what the caller asked for, `name` what its key says.
 
     The numbers are 0 where it was planned and not made: then it is nothing to callers, but its key is the row's to
-    clean up.
+    clean up. Name and format together are its alone within an asset.
     """
 
     size: str
@@ -57,6 +57,11 @@ class VariantRecord:
     width: int = 0
     height: int = 0
     size_bytes: int = 0
+
+    @property
+    def full_name(self) -> str:
+        """What no other size of the asset is called: the name and the extension, as they stand in its key."""
+        return f"{self.name}.{self.format.extension}"
 
     def to_json(self) -> list[Any]:
         """A short row for the JSON column."""
@@ -74,7 +79,8 @@ class AssetRecord:
     """One row: an asset and all that was made of it.
 
     `width` and `height` as a person sees them, in pixels; times in UTC. `version` counts the changes a caller can see.
-    Retention leaves a `pinned` one alone. While `moving`, `target_visibility` or `target_storage` says where to.
+    Retention leaves a `pinned` one alone. While `moving`, `target_visibility` or `target_storage` says where to; where
+    neither does, sizes are being added, those that were planned and not made.
     `lease` is the claim under which somebody is at work on a row that is not `ready`: the process's lease, a slash, a
     number.
     """
@@ -108,6 +114,16 @@ class AssetRecord:
     def made_variants(self) -> tuple[VariantRecord, ...]:
         """The sizes there are."""
         return tuple(variant for variant in self.variants if variant.size_bytes)
+
+    @property
+    def planned_variants(self) -> tuple[VariantRecord, ...]:
+        """The sizes of which there may be bytes and nothing else."""
+        return tuple(variant for variant in self.variants if not variant.size_bytes)
+
+    @property
+    def is_growing(self) -> bool:
+        """Whether sizes are being added."""
+        return self.state is AssetState.MOVING and self.target_visibility is None and self.target_storage is None
 
     @property
     def total_bytes(self) -> int:

@@ -84,13 +84,15 @@ _GET_OWNED = _GET.where(assets.c.owner == bindparam("owned_by"))
 
 @dataclass(frozen=True, kw_only=True)
 class AssetFilter:
-    """Which assets a list is about; None leaves a criterion out. `since` is a time of creation, in UTC."""
+    """Which assets a list is about; None leaves a criterion out. Ids are in the order of time: `since` is the least,
+    `until` the first that is too late."""
 
     owner: str | None = None
     storage: str | None = None
     visibility: Visibility | None = None
     tag: str | None = None
     since: UUID | None = None
+    until: UUID | None = None
     filename_contains: str | None = None
 
 
@@ -116,6 +118,9 @@ class Repository:
 
     def insert_pending(self, records: Sequence[AssetRecord]) -> None:
         """The intent: rows whose bytes are about to be written."""
+        self._insert(records)
+
+    def _insert(self, records: Sequence[AssetRecord]) -> None:
         self._connection.execute(_INSERT, [_to_row(record) for record in records])
         tags = [{"owner": record.owner, "tag": tag, "asset_id": record.id} for record in records for tag in record.tags]
         if tags:
@@ -133,6 +138,17 @@ class Repository:
         if closed:
             self._add_to_totals(record.storage, 1, record.total_bytes)
         return closed
+
+    def insert_ready(self, records: Sequence[AssetRecord]) -> int:
+        """Rows of assets whose bytes are there; those whose ids are taken are left out. How many were made."""
+        taken = self.get_all_in_any_state([record.id for record in records])
+        new = [record for record in records if record.id not in taken]
+        if new:
+            self._insert(new)
+        for storage in sorted({record.storage for record in new}):  # in one order: two at once must not wait in a ring
+            sizes = [record.total_bytes for record in new if record.storage == storage]
+            self._add_to_totals(storage, len(sizes), sum(sizes))
+        return len(new)
 
     # ── The library ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -164,11 +180,7 @@ class Repository:
             where.append(equals(assets.c.visibility, criteria.visibility))
         if criteria.filename_contains is not None:
             where.append(assets.c.filename_folded.contains(criteria.filename_contains, autoescape=True))
-        # One bound on a side: of two, SQLite makes more than they are, and takes another index.
-        if criteria.since is not None and (newest_first or after is None or after < criteria.since):
-            where.append(order_by >= criteria.since)
-        if after is not None:
-            where.append(order_by < after if newest_first else order_by > after)
+        where += _between(order_by, criteria, after=after, newest_first=newest_first)
         query = source.where(*where).order_by(order_by.desc() if newest_first else order_by).limit(limit)
         return tuple(_from_row(row) for row in self._connection.execute(query))
 
@@ -260,6 +272,41 @@ class Repository:
         )
         if finished:
             self._replace_tags(record)
+        return finished
+
+    def begin_growing(self, record: AssetRecord) -> bool:
+        """From `ready` to `moving`, to nowhere else: `record`'s variants name every key about to be written, its lease
+        who does it. False where the row is not `ready` at `record`'s version."""
+        result = self._connection.execute(
+            update(assets)
+            .where(assets.c.id == record.id, assets.c.state == AssetState.READY, assets.c.version == record.version)
+            .values(
+                state=AssetState.MOVING,
+                lease=record.lease,
+                variants=[variant.to_json() for variant in record.variants],
+            )
+        )
+        return result.rowcount == 1
+
+    def finish_growing(self, record: AssetRecord, added_bytes: int) -> bool:
+        """From `moving` back to `ready`, with what was really made; `added_bytes` is how much larger the asset is.
+
+        False where the row is not under `record`'s claim any more.
+        """
+        finished = self._update(
+            record.id,
+            AssetState.MOVING,
+            record.lease,
+            state=AssetState.READY,
+            lease=None,
+            variants=[variant.to_json() for variant in record.variants],
+            thumbhash=record.thumbhash,
+            dominant_color=record.dominant_color,
+            updated_at=record.updated_at,
+            version=record.version,
+        )
+        if finished and added_bytes:
+            self._add_to_totals(record.storage, 0, added_bytes)
         return finished
 
     def is_claimed(self, record: AssetRecord) -> bool:
@@ -507,6 +554,21 @@ class Repository:
         state = AssetState.DELETING if record.state is AssetState.PENDING else record.state
         taken = self._update(record.id, record.state, record.lease, state=state, lease=claim)
         return replace(record, state=state, lease=claim) if taken else None
+
+
+def _between(
+    column: ColumnElement[UUID], criteria: AssetFilter, *, after: UUID | None, newest_first: bool
+) -> list[ColumnElement[bool]]:
+    """The range of ids a page is in: one bound at each end, since SQLite looks up the first it finds, and walks to any
+    other."""
+    since, until = criteria.since, criteria.until
+    if after is not None and newest_first:
+        until = after if until is None else min(after, until)
+    if after is not None and not newest_first and (since is None or after >= since):
+        lower = [column > after]
+    else:
+        lower = [column >= since] if since is not None else []
+    return lower + ([column < until] if until is not None else [])
 
 
 def _nobody_at_work(

@@ -1,7 +1,7 @@
 """Finishing what a process that is gone, or a storage that was, left half done.
 
 Acts only on what the catalogue's own rows name: `pending` and `deleting` ones are removed with their bytes, `moving`
-ones end private. Rows in the hands of a living process are left alone.
+ones end private, or as they were before sizes were to be added. Rows in the hands of a living process are left alone.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 BATCH = 100
 KEYS_AT_ONCE = 10_000
 MOST_PUT_OFF_SECONDS = 600
+
+_REPAIRED = {AssetState.MOVING: "made_private", AssetState.DELETING: "removed"}
 
 RECHECKS = 40
 """For so many passes (ten times a lease's length) rows taken over are looked at again: see `Settling.recheck`."""
@@ -257,7 +259,10 @@ class Reconciler:
                     return False
                 if not (record.lease or "").startswith(self._lease.id):
                     self._taken_over[record.id] = (record, RECHECKS)
-                if taken.state is AssetState.MOVING:
+                if taken.is_growing:
+                    if not await self._settling.undo_growing(taken):
+                        return False
+                elif taken.state is AssetState.MOVING:
                     await self._settling.settle_as_private(taken)
                 elif not await self._settling.finish_deleting(taken):
                     return False
@@ -265,7 +270,7 @@ class Reconciler:
                 observability.BACKGROUND_FAILURES.labels("reconcile").inc()
                 logger.warning("could not settle an asset yet", extra={**names(record), "error": repr(error)})
                 return False
-        done = "made_private" if taken.state is AssetState.MOVING else "removed"
+        done = _REPAIRED[taken.state] if not taken.is_growing else "sizes_undone"
         observability.REPAIRS.labels(done).inc()
         logger.info("settled an asset left half done", extra={**names(record), "done": done})
         return True

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import asdict
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -16,20 +18,32 @@ from smart_assets.api.conditional import send_bytes
 from smart_assets.api.deps import CallerDep, PresenterDep, RuntimeDep
 from smart_assets.api.direct_route import DirectRoute
 from smart_assets.api.documents import problems
-from smart_assets.api.presenting import built, json_response, read_cursor, write_cursor
+from smart_assets.api.presenting import Presenter, built, json_response, read_cursor, selection, write_cursor
+from smart_assets.api.problems import REPLAYED
+from smart_assets.api.routers.uploads import IdempotencyKeyHeader, render_options
 from smart_assets.api.schemas import (
     Asset,
     AssetPage,
     AssetPatch,
+    DeletionRequest,
+    DeletionResult,
+    DeletionResults,
     ListQuery,
+    SelectionQuery,
     SignedUrl,
     SignedUrlRequest,
+    VariantsQuery,
 )
 from smart_assets.assets.delivery import Deliverable
-from smart_assets.catalogue.repository import AssetFilter
+from smart_assets.assets.idempotency import Attempt, fingerprint
+from smart_assets.assets.uploads import UploadedAsset
+from smart_assets.assets.variants import VariantOptions
 from smart_assets.disposition import content_disposition
-from smart_assets.errors import AssetNotFound, InvalidParameter
+from smart_assets.errors import AssetNotFound, InvalidParameter, SmartAssetsError
 from smart_assets.formats import ImageFormat
+from smart_assets.imaging.sizes import parse_sizes
+from smart_assets.maintenance import transfer
+from smart_assets.settings import Settings
 
 router = APIRouter(prefix="/api/v1/assets")
 direct = APIRouter(prefix="/api/v1/assets", route_class=DirectRoute)
@@ -43,17 +57,10 @@ async def list_assets(
     caller: CallerDep, query: Annotated[ListQuery, Query()], runtime: RuntimeDep, show: PresenterDep
 ) -> Response:
     """Newest first, a page at a time. A cursor stays good while assets come and go."""
-    if query.storage is not None:
-        runtime.storages.get(query.storage)  # a name that means nothing is a mistake, and no empty list
+    criteria, period = selection(query, caller, runtime)
     page = await runtime.library.list(
-        AssetFilter(
-            owner=caller.owner,
-            storage=query.storage,
-            visibility=query.visibility,
-            tag=query.tag,
-            filename_contains=query.q.casefold() if query.q else None,
-        ),
-        days=query.days,
+        criteria,
+        period=period,
         limit=query.limit,
         after=read_cursor(query.cursor) if query.cursor else None,
         newest_first=query.order == "desc",
@@ -64,6 +71,35 @@ async def list_assets(
             items=[show.asset(record) for record in page.records],
             next_cursor=write_cursor(page.next_after) if page.next_after else None,
         )
+    )
+
+
+# Before `/{asset_id}`, which would take its name for an id.
+@direct.get(
+    "/export",
+    tags=["library"],
+    summary="Export the descriptions",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "One JSON object a line, oldest first.",
+            "content": {transfer.MEDIA_TYPE: {"schema": {"type": "string"}}},
+        },
+        **problems(401, 403, 422),
+    },
+)
+async def export_assets(
+    caller: CallerDep, query: Annotated[SelectionQuery, Query()], runtime: RuntimeDep
+) -> StreamingResponse:
+    """All that is known of each asset but its bytes, for `smart-assets import`. No asset stands there twice; those
+    that change meanwhile stand there as they were at some moment of it."""
+    criteria, period = selection(query, caller, runtime)
+    lines = transfer.exported(runtime.database, period.limit(criteria))
+    first = await anext(lines, b"")  # an error before the first line can still be told as one
+    return StreamingResponse(
+        _chain(first, lines),
+        media_type=transfer.MEDIA_TYPE,
+        headers={"Content-Disposition": 'attachment; filename="library.jsonl"', "Cache-Control": "no-store"},
     )
 
 
@@ -111,6 +147,86 @@ async def delete_asset(asset_id: str, caller: CallerDep, runtime: RuntimeDep) ->
     """Original, sizes and description; gone at once for everybody."""
     await runtime.library.delete(_id(asset_id), caller.owner)
     return Response(status_code=204)
+
+
+@router.post(
+    "/delete",
+    tags=["library"],
+    summary="Delete many assets",
+    response_model=DeletionResults,
+    responses=problems(400, 401, 403, 422, 503),
+)
+async def delete_assets(wanted: DeletionRequest, caller: CallerDep, runtime: RuntimeDep) -> Response:
+    """Each as if it were deleted alone: what is gone, or cannot go now, keeps no other from going."""
+    found = await runtime.deletions.delete(wanted.ids, caller.owner)
+    results = [
+        built(
+            DeletionResult,
+            id=given,
+            status=deletion.status,
+            code=deletion.error.code if deletion.error is not None else None,
+            detail=deletion.error.detail if deletion.error is not None else None,
+        )
+        for given, deletion in zip(wanted.ids, found, strict=True)
+    ]
+    return json_response(built(DeletionResults, results=results))
+
+
+@direct.post(
+    "/{asset_id}/variants",
+    tags=["library"],
+    summary="Add sizes",
+    response_model=Asset,
+    responses=problems(400, 401, 403, 404, 409, 410, 415, 422, 500, 502, 503, 507),
+)
+async def add_variants(
+    asset_id: str,
+    caller: CallerDep,
+    query: Annotated[VariantsQuery, Query()],
+    runtime: RuntimeDep,
+    show: PresenterDep,
+    idempotency_key: IdempotencyKeyHeader = None,
+) -> Response:
+    """Made of the stored original, as at an upload; at most 20 sizes in all.
+
+    What the asset has already, in the same format and with the same options, is not made again.
+    """
+    options = _variant_options(query, runtime.settings)
+    wanted = _id(asset_id)
+    async with AsyncExitStack() as stack:
+        attempt = None
+        if idempotency_key is not None:
+            asked = fingerprint("POST", "variants", wanted, asdict(options))
+            attempt = await stack.enter_async_context(runtime.idempotency.attempt(caller.owner, idempotency_key, asked))
+            attempt.check_body(fingerprint())
+            if (known := await _known(attempt)) is not None:
+                return _grown(show, known, REPLAYED)
+        try:
+            grown = await runtime.variants.add(
+                wanted, caller.owner, options, also=attempt.remember if attempt is not None else None
+            )
+        except SmartAssetsError as error:
+            if attempt is not None:
+                await attempt.remember_refusal(error)
+            raise
+    return _grown(show, grown, {})
+
+
+async def _known(attempt: Attempt) -> UploadedAsset | None:
+    """What the first request under the key made, as it is now; None where this is the first."""
+    outcomes = None if attempt.is_first else await attempt.recall()
+    return next((outcome for outcome in outcomes or () if isinstance(outcome, UploadedAsset)), None)
+
+
+def _grown(show: Presenter, grown: UploadedAsset, headers: dict[str, str]) -> Response:
+    return json_response(show.uploaded(grown), headers={"ETag": _etag(grown.record.version), **headers})
+
+
+def _variant_options(query: VariantsQuery, settings: Settings) -> VariantOptions:
+    sizes = parse_sizes(query.sizes, settings.presets, settings.policy.max_sizes_per_upload)
+    if not sizes and not query.placeholder:
+        raise InvalidParameter.at("query", "sizes", message="names none")
+    return VariantOptions(sizes=sizes, render=render_options(query), atomic=query.atomic, placeholder=query.placeholder)
 
 
 @router.post(

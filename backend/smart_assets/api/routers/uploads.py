@@ -16,7 +16,7 @@ from smart_assets.api.direct_route import DirectRoute
 from smart_assets.api.documents import problems, upload_body
 from smart_assets.api.presenting import json_response
 from smart_assets.api.problems import REPLAYED
-from smart_assets.api.schemas import Asset, Batch, FailedFile, IdempotencyKey, UploadQuery
+from smart_assets.api.schemas import Asset, Batch, FailedFile, IdempotencyKey, RenderQuery, UploadQuery
 from smart_assets.assets.idempotency import Attempt, fingerprint
 from smart_assets.assets.uploads import Failure, Upload, UploadedAsset, UploadOptions
 from smart_assets.catalogue.repository import Repository
@@ -168,21 +168,25 @@ def _body_fingerprint(body: IncomingBody) -> str:
 
 def _options(query: UploadQuery, settings: Settings) -> UploadOptions:
     sizes = parse_sizes(query.sizes, settings.presets, settings.policy.max_sizes_per_upload)
-    render = RenderOptions(
-        fit=query.fit,
-        gravity=query.gravity,
-        background=parse_background(query.background) if query.background is not None else None,
-        format=ImageFormat(query.format) if query.format != "source" else None,
-        quality=query.quality,
-    )
     return UploadOptions(
         storage=query.storage or settings.default_storage,
         visibility=query.visibility,
         sizes=sizes,
-        render=render,
+        render=render_options(query),
         atomic=query.atomic,
         placeholder=bool(sizes) if query.placeholder is None else query.placeholder,
         strip_metadata=query.strip_metadata,
         tags=tuple(query.tags),
         expires_at=query.expires_at,
+    )
+
+
+def render_options(query: RenderQuery) -> RenderOptions:
+    """How the sizes a request asks for are to be made."""
+    return RenderOptions(
+        fit=query.fit,
+        gravity=query.gravity,
+        background=parse_background(query.background) if query.background is not None else None,
+        format=ImageFormat(query.format) if query.format != "source" else None,
+        quality=query.quality,
     )
