@@ -34,6 +34,7 @@ FOR_AN_HEIR = {
     "batch: everything stored",
     "undoing: one row given up",
     "deletion: begun",
+    "later sizes: all stored",
     "publishing: one object moved",
     "withdrawal: begun",
     "key: claimed",

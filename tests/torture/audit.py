@@ -111,13 +111,14 @@ def audit(data_dir: Path, place: Place, ledger: Ledger, services: int) -> Audit:
         expected |= keys
         result.torn += _damage(row, objects, place.storage)
         for tag in row.tags:
-            result.found[tag].append(Found(row.id, row.sha256, row.visibility))
+            sizes = tuple(variant[0] for variant in row.variants)
+            result.found[tag].append(Found(row.id, row.sha256, row.visibility, sizes))
     result.leaked += [f"object {key} is of no row" for key in sorted(objects.keys() - expected)]
     result.torn += _totals(catalogue)
     result.leaked += _indexed_tags(catalogue)
     result.leaked += [f"rows of {tag}, which nobody asked for" for tag in result.found.keys() - ledger.uploads.keys()]
     for upload in ledger.uploads.values():
-        result.torn += _broken_promises(upload, result.found[upload.tag], catalogue)
+        result.torn += _broken_promises(upload, result.found[upload.tag])
     return result
 
 
@@ -263,7 +264,7 @@ def _alike(one: Image.Image, other: Image.Image) -> bool:
 # ── What callers were told ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _broken_promises(upload: Upload, found: list[Found], catalogue: _Catalogue) -> Iterator[str]:
+def _broken_promises(upload: Upload, found: list[Found]) -> Iterator[str]:
     sent = sorted(sha256(content).hexdigest() for content in upload.contents)
     there = {one.id: one for one in found}
     if upload.answer is Answer.REFUSED and found:
@@ -275,10 +276,11 @@ def _broken_promises(upload: Upload, found: list[Found], catalogue: _Catalogue) 
             yield f"{upload.tag} was carried out more than once: {sorted(strangers)}"
         for asset in upload.assets:
             yield from _broken_promise(upload, asset, there.get(asset.id))
-    sizes = {row.id: tuple(variant[0] for variant in row.variants) for row in catalogue.rows}
+    added = {asset.id: asset.added for asset in upload.assets}
     for one in found:
-        if sizes[one.id] != upload.sizes:
-            yield f"{one.id} was to have the sizes {upload.sizes}, and has {sizes[one.id]}"
+        wanted = {upload.sizes + more for more in added.get(one.id, {()})}
+        if one.sizes not in wanted:
+            yield f"{one.id} was to have the sizes {' or '.join(map(str, wanted))}, and has {one.sizes}"
 
 
 def _broken_promise(upload: Upload, asset: Asset, found: Found | None) -> Iterator[str]:

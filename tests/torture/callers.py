@@ -13,9 +13,10 @@ import httpx
 
 from tests import images
 from tests.torture.ledger import Answer, Asset, Fate, Ledger, Upload
-from tests.torture.steps import A_SIZE
+from tests.torture.steps import A_LATER_SIZE, A_SIZE
 
 SIZES = (A_SIZE, "60x60", "x40")
+LATER_SIZES = (A_LATER_SIZE, "x30")
 SOURCE_SIDES = (240, 180)
 RETRY_SECONDS = 60
 _PICTURES = 40
@@ -163,6 +164,17 @@ class Callers:
             self.strange.append(f"{asset.id}: was there, and cannot be found to be changed")
         return answer.status_code
 
+    async def grow(self, service: str, asset: Asset) -> int:
+        """Ask for more sizes of it; the status."""
+        asset.added.add(LATER_SIZES)
+        query = {"sizes": ",".join(LATER_SIZES)}
+        answer = await self._call("POST", f"{service}/api/v1/assets/{asset.id}/variants", params=query)
+        if answer.status_code == 200:
+            asset.added = {LATER_SIZES}
+        elif answer.status_code == 404:
+            self.strange.append(f"{asset.id}: was there, and cannot be found to get more sizes")
+        return answer.status_code
+
     async def look(self, service: str, asset: Asset) -> None:
         """Fetch it, and all its bytes, as callers do: it is there, or it is not."""
         answer = await self._call("GET", f"{service}/api/v1/assets/{asset.id}")
@@ -176,6 +188,8 @@ class Callers:
         told = answer.json()
         if {told["visibility"]} != asset.visibilities:
             self.strange.append(f"{asset.id}: said to be {told['visibility']}")
+        if asset.added != {tuple(variant["size"] for variant in told["variants"])[len(asset.sizes) :]}:
+            self.strange.append(f"{asset.id}: said to have the sizes {told['variants']}")
         for part in (told, *told["variants"]):
             fetched = await self._call("GET", part["url"].replace(_origin(part["url"]), service))
             if (fetched.status_code, len(fetched.content)) != (200, part["size_bytes"]):

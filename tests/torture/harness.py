@@ -17,7 +17,7 @@ from pathlib import Path
 from random import Random
 
 from tests.torture.audit import Audit, audit, is_settled
-from tests.torture.callers import SIZES, Callers, Unanswered, damaged, large, photo
+from tests.torture.callers import LATER_SIZES, SIZES, Callers, Unanswered, damaged, large, photo
 from tests.torture.ledger import Answer, Asset, Fate, Found, Ledger, Upload
 from tests.torture.places import Folder, Place, files_below
 from tests.torture.process import START_SECONDS, Service, Starter, starter
@@ -255,8 +255,12 @@ class Yard:
         callers, url = self._callers, urls[0]
         keyed, visibility = random.random() < 0.5, random.choice(["public", "private"])
         sizes = random.choice([(), SIZES[:1], SIZES])
-        what = random.choices(["file", "large", "batch", "damaged", "change", "delete"], [6, 1, 3, 1, 5, 4])[0]
-        if what == "change" and own:
+        kinds = ["file", "large", "batch", "damaged", "change", "grow", "delete"]
+        what = random.choices(kinds, [6, 1, 3, 1, 5, 3, 4])[0]
+        small = [asset for asset in own if asset.added == {()}]
+        if what == "grow" and small:
+            await callers.grow(url, random.choice(small))
+        elif what == "change" and own:
             await callers.change(url, random.choice(own), visibility)
         elif (what == "delete" and own) or len(own) > _MOST_ASSETS:
             await callers.delete(url, random.choice(own))
@@ -280,9 +284,11 @@ def _remains(remains: Remains, about: Upload | Asset) -> bool:
     """Whether that is what became of it."""
     if isinstance(about, Asset):
         visibility = {Remains.PRIVATE: "private", Remains.PUBLIC: "public"}.get(remains)
+        added = {Remains.AS_BEFORE: (), Remains.GROWN: LATER_SIZES}.get(remains)
         if remains is Remains.NOTHING:
             return about.fate is Fate.GONE
-        return about.fate is Fate.KEPT and (visibility is None or about.visibilities == {visibility})
+        is_so = visibility is None or about.visibilities == {visibility}
+        return about.fate is Fate.KEPT and is_so and (added is None or about.added == {added})
     if about.key:
         return about.replayed == (remains is not Remains.NOTHING)
     return (about.answer is Answer.MADE) == (remains is Remains.WHOLE)

@@ -30,13 +30,18 @@ class Fate(Enum):
 
 @dataclass
 class Asset:
-    """One asset a caller knows of. `visibilities` are those it may have: one, unless a change was never answered."""
+    """One asset a caller knows of, with the `sizes` it was uploaded with.
+
+    `visibilities` are those it may have, `added` the sizes it may have got since: one of each, unless a change was
+    never answered.
+    """
 
     id: str
     sha256: str
     sizes: tuple[str, ...]
     visibilities: set[str]
     fate: Fate = Fate.KEPT
+    added: set[tuple[str, ...]] = field(default_factory=lambda: {()})
 
 
 @dataclass
@@ -72,6 +77,7 @@ class Found:
     id: str
     sha256: str
     visibility: str
+    sizes: tuple[str, ...]
 
 
 class Ledger:
@@ -109,6 +115,7 @@ class Ledger:
                 asset.fate = Fate.KEPT if asset.id in there else Fate.GONE
                 if asset.id in there:
                     asset.visibilities = {there[asset.id].visibility}
+                    asset.added = {there[asset.id].sizes[len(asset.sizes) :]}
         self.uploads = {
             tag: upload
             for tag, upload in self.uploads.items()

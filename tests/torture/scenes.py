@@ -36,7 +36,7 @@ class Stage:
     async def asset(self, visibility: str) -> Asset:
         """One that is there with all its sizes; uploaded now, with some more for other scenes, where there is none."""
         for asset in self.ledger.kept():
-            if asset.sizes == SIZES and asset.visibilities == {visibility}:
+            if asset.sizes == SIZES and asset.added == {()} and asset.visibilities == {visibility}:
                 return asset
         upload = self.callers.new_batch(_STOCK, sizes=SIZES, visibility=visibility)
         status = await self.callers.send(self.service.url, upload)
@@ -81,6 +81,14 @@ async def deletion(stage: Stage) -> Asset:
     return asset
 
 
+async def growth(stage: Stage) -> Asset:
+    asset = await stage.asset("private")
+    stage.service.arm()
+    with suppress(Unanswered):
+        await stage.callers.grow(stage.service.url, asset)
+    return asset
+
+
 async def publishing(stage: Stage) -> Asset:
     return await _change(stage, "private", "public")
 
@@ -112,6 +120,7 @@ REQUESTS: dict[Scene, Callable[[Stage], Awaitable[Upload | Asset]]] = {
     Scene.BATCH: batch,
     Scene.DAMAGED_BATCH: damaged_batch,
     Scene.DELETION: deletion,
+    Scene.GROWTH: growth,
     Scene.PUBLISHING: publishing,
     Scene.WITHDRAWAL: withdrawal,
     Scene.KEYED_UPLOAD: keyed_upload,

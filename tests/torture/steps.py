@@ -24,6 +24,8 @@ class Scene(Enum):
     DAMAGED_BATCH = auto()
     """Two files, one damaged behind its header: refused, and what was stored of it is undone."""
     DELETION = auto()
+    GROWTH = auto()
+    """Sizes are added to an asset that is there."""
     PUBLISHING = auto()
     WITHDRAWAL = auto()
     KEYED_UPLOAD = auto()
@@ -49,9 +51,13 @@ class Remains(Enum):
     """Nothing but the answer, under its key."""
     PRIVATE = auto()
     PUBLIC = auto()
+    AS_BEFORE = auto()
+    """The asset, with the sizes it had."""
+    GROWN = auto()
+    """The asset, with all that were added."""
 
 
-NOTHING, WHOLE, ANSWER, PRIVATE, PUBLIC = Remains
+NOTHING, WHOLE, ANSWER, PRIVATE, PUBLIC, AS_BEFORE, GROWN = Remains
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,9 @@ class Step:
 
 A_SIZE = "120"
 """A size that every scene with sizes asks for."""
+
+A_LATER_SIZE = "90"
+"""One of those that are added later."""
 
 _SPOOL = "smart_assets.assets.spool:Spool"
 _UPLOADS = "smart_assets.assets.uploads:Uploads"
@@ -160,6 +169,20 @@ def _deletion() -> Iterator[Step]:
     yield Step("deletion: row removed, not answered", scene, _committed("remove"), NOTHING)
 
 
+def _growth() -> Iterator[Step]:
+    scene = Scene.GROWTH
+    stored = _after(f"{_STORAGE}.upload", f".{A_LATER_SIZE}.")
+    yield Step("later sizes: begun, in its transaction", scene, _written("begin_growing"), AS_BEFORE)
+    yield Step("later sizes: begun", scene, _committed("begin_growing"), AS_BEFORE)
+    yield Step("later sizes: original fetched", scene, _after(f"{_SPOOL}.finish"), AS_BEFORE)
+    yield Step("later sizes: workers begin", scene, _after("pebble:ProcessPool.schedule"), AS_BEFORE)
+    yield Step("later sizes: rendered", scene, _after(f"{_RENDERER}.render"), AS_BEFORE)
+    yield Step("later sizes: one stored", scene, stored, AS_BEFORE)
+    yield Step("later sizes: all stored", scene, _before(f"{_REPOSITORY}.finish_growing"), AS_BEFORE)
+    yield Step("later sizes: closed, in its transaction", scene, _written("finish_growing"), AS_BEFORE)
+    yield Step("later sizes: closed, not answered", scene, _committed("finish_growing"), GROWN)
+
+
 def _change(name: str, scene: Scene, was: Remains, becomes: Remains) -> Iterator[Step]:
     """A change of visibility. One that had begun and was not closed ends private, whichever way it was going."""
     yield Step(f"{name}: begun, in its transaction", scene, _written("begin_moving"), was)
@@ -204,12 +227,17 @@ def _repair() -> Iterator[Step]:
         return Step(f"repair: {name}", Scene.REPAIR, point, remains, after)
 
     removed = _after(f"{_STORAGE}.cleanup_failed_assets")
+    removed_one = _after(f"{_STORAGE}._try_to_remove")
     made_private = _after(f"{_STORAGE}.set_visibility")
     yield step("upload taken over", _committed("take_over"), NOTHING, after="upload: before closing")
     yield step("upload's objects removed", removed, NOTHING, after="upload: before closing")
     yield step("one file of a batch removed", _committed("remove"), NOTHING, after="batch: everything stored")
     yield step("deletion taken over", _committed("take_over"), NOTHING, after="deletion: begun")
     yield step("deletion's objects removed", removed, NOTHING, after="deletion: one object removed")
+    yield step("later sizes taken over", _committed("take_over"), AS_BEFORE, after="later sizes: begun")
+    yield step("one later size removed", removed_one, AS_BEFORE, after="later sizes: all stored")
+    yield step("later sizes removed", removed, AS_BEFORE, after="later sizes: one stored")
+    yield step("asset as before", _committed("finish_growing"), AS_BEFORE, after="later sizes: all stored")
     yield step("publishing taken over", _committed("take_over"), PRIVATE, after="publishing: one object moved")
     yield step("one published object taken back", made_private, PRIVATE, after="publishing: every object moved")
     yield step("one object withdrawn", made_private, PRIVATE, after="withdrawal: begun")
@@ -223,6 +251,7 @@ STEPS = (
     *_upload(),
     *_batch(),
     *_deletion(),
+    *_growth(),
     *_change("publishing", Scene.PUBLISHING, PRIVATE, PUBLIC),
     *_change("withdrawal", Scene.WITHDRAWAL, PUBLIC, PRIVATE),
     *_key(),
