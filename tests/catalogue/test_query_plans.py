@@ -121,7 +121,7 @@ TAGS = "sqlite_autoindex_asset_tags_1"
         ),
         ({"storage": "local"}, {"ix_assets_storage_id"}),
     ],
-    ids=str,
+    ids=lambda value: " ".join(sorted(value)),
 )
 async def test_a_page_of_the_library(
     database: Database, criteria: dict[str, Any], indexes: set[str], newest_first: bool, after: Any
