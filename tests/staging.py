@@ -71,6 +71,7 @@ class FaultyStorage(StorageBackend):
         self.calls: Counter[Operation] = Counter()
         self._faults: list[_Fault] = []
         self._short_puts: set[int] = set()
+        self._spoilt_puts: set[int] = set()
 
     # ── Staging ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -90,10 +91,15 @@ class FaultyStorage(StorageBackend):
         """Keep only the first half of what that `put` is given, and report it truthfully."""
         self._short_puts.add(at)
 
+    def spoil(self, *, at: int) -> None:
+        """Keep other bytes than that `put` is given, as many of them, and say nothing of it."""
+        self._spoilt_puts.add(at)
+
     def relent(self) -> None:
         """Work from now on, and count from the beginning."""
         self._faults.clear()
         self._short_puts.clear()
+        self._spoilt_puts.clear()
         self.calls.clear()
 
     async def keys(self) -> set[str]:
@@ -139,6 +145,9 @@ class FaultyStorage(StorageBackend):
         if self.calls["put"] + 1 in self._short_puts:
             whole = source if isinstance(source, bytes) else source.read_bytes()
             source = whole[: len(whole) // 2]
+        if self.calls["put"] + 1 in self._spoilt_puts:
+            whole = source if isinstance(source, bytes) else source.read_bytes()
+            source = whole[:-1] + bytes([whole[-1] ^ 1])
         return await self._staged(
             "put", lambda: self.inner._put(key, source, content_type=content_type, give_away=give_away)
         )

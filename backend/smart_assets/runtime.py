@@ -22,6 +22,7 @@ from smart_assets.assets.delivery import Delivery
 from smart_assets.assets.idempotency import Idempotency
 from smart_assets.assets.lease import Lease
 from smart_assets.assets.library import Library
+from smart_assets.assets.moving import Moving
 from smart_assets.assets.settling import Settling
 from smart_assets.assets.uploads import Uploads
 from smart_assets.assets.variants import Variants
@@ -57,6 +58,7 @@ class Runtime:
     library: Library
     variants: Variants
     deletions: Deletions
+    moving: Moving
     delivery: Delivery
     idempotency: Idempotency
     reconciler: Reconciler
@@ -126,6 +128,7 @@ async def running(settings: Settings, *, serves: bool = True) -> AsyncIterator[R
                 settings, database, storages, renderer, lease, settling, library, threads, own_scratch.path
             ),
             deletions=deletions,
+            moving=Moving(settings, database, storages, lease, settling, threads, own_scratch.path),
             delivery=Delivery(settings, database, storages, signer, threads),
             idempotency=Idempotency(database, lease),
             reconciler=reconciler,

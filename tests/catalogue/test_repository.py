@@ -188,6 +188,48 @@ async def test_abandoned_is_what_no_living_process_is_at_work_on(database: Datab
     assert [record.id for record in await database.read(abandoned(given_up.id, 1))] == [nobodys.id]
 
 
+async def test_a_move_swaps_the_storages_of_its_row_under_its_claim_alone(database: Database) -> None:
+    (kept,) = await keep(database, a_record())
+    assert not await database.write(lambda catalogue: catalogue.begin_moving_to(kept.id, "s3", 7, "mine/1"))
+    assert await database.write(lambda catalogue: catalogue.begin_moving_to(kept.id, "s3", 1, "mine/1"))
+    assert not await database.write(lambda catalogue: catalogue.begin_moving_to(kept.id, "gcs", 1, "mine/2"))
+    moving = await database.write(lambda catalogue: catalogue.hold_move(kept.id, "mine/1"))
+    assert moving == replace(kept, state=AssetState.MOVING, target_storage="s3", lease="mine/1")
+    assert await database.write(lambda catalogue: catalogue.hold_move(kept.id, "theirs/1")) is None
+    now = datetime.now(UTC)
+    theirs = replace(moving, lease="theirs/1")
+    assert await database.write(lambda catalogue: catalogue.switch_storage(theirs, now)) is None
+    switched = await database.write(lambda catalogue: catalogue.switch_storage(moving, now))
+    assert switched == replace(moving, storage="s3", target_storage="local", version=2, updated_at=now)
+    assert await database.write(lambda catalogue: catalogue.hold_move(kept.id, "mine/1")) == switched
+    assert await database.write(lambda catalogue: catalogue.switch_storage(moving, now)) is None  # never a second time
+    totals = {of.storage: (of.assets, of.bytes) for of in await database.read(lambda catalogue: catalogue.totals())}
+    assert totals == {"local": (0, 0), "s3": (1, kept.total_bytes)}
+    assert await database.read(lambda catalogue: catalogue.count_moves(storage="s3", other="local")) == 1
+    assert await database.read(lambda catalogue: catalogue.count_moves(storage="local", other="s3")) == 0
+    assert not await database.write(lambda catalogue: catalogue.close_move(theirs))
+    assert await database.write(lambda catalogue: catalogue.close_move(switched))
+    found = await database.read(lambda catalogue: catalogue.get(kept.id))
+    assert found == replace(kept, storage="s3", version=2, updated_at=now)
+
+
+async def test_a_move_is_unsettled_at_both_storages_and_settled_at_the_one_that_is_to_be_emptied(
+    database: Database,
+) -> None:
+    (kept,) = await keep(database, a_record())
+    await database.write(lambda catalogue: catalogue.begin_moving_to(kept.id, "s3", 1, "dead/1"))
+    assert await database.read(lambda catalogue: catalogue.count_by_storage(unsettled=True)) == {"local": 1, "s3": 1}
+    assert await database.read(lambda catalogue: catalogue.count_by_storage()) == {"local": 1}
+    assert await database.read(lambda catalogue: catalogue.unsettled_storages()) == ("s3",)
+    for storage, number in (("s3", 1), ("local", 0)):
+        found = await database.read(
+            lambda catalogue, storage=storage: catalogue.abandoned(  # type: ignore[misc]
+                own_lease="mine", held=[], living=[], storage=storage, after=None, limit=9
+            )
+        )
+        assert len(found) == number
+
+
 async def test_a_lease_that_beat_again_is_not_dropped(database: Database) -> None:
     for lease, beat in (("dead", 7), ("only stopped", 8)):
         await database.write(lambda catalogue, lease=lease, beat=beat: catalogue.beat(lease, beat))  # type: ignore[misc]

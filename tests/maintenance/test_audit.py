@@ -30,7 +30,7 @@ from smart_assets.storage.errors import StorageError
 from smart_assets.storage.keys import AssetKey, Visibility, parse_asset_key
 from tests import images
 from tests.conftest import Service, StartService
-from tests.staging import FaultyStorage
+from tests.staging import DistantStorage, FaultyStorage
 
 HOLIDAY = images.jpeg(64, 48, seed=5)
 
@@ -461,6 +461,26 @@ async def test_an_orphan_that_could_not_be_removed_is_not_said_to_be(service: Se
     report = await audit(service, "faulty", delete_orphans=True)
     assert report.error == "staged"
     assert report.findings == [Finding("orphan", stray_key(asset), len(HOLIDAY))]
+
+
+@pytest.mark.parametrize("switched", [False, True])
+async def test_what_is_on_its_way_to_another_storage_is_no_orphan_at_either(
+    start_service: StartService, faulty: FaultyStorage, switched: bool
+) -> None:
+    faulty.inner.capabilities = faulty.capabilities = DistantStorage().capabilities
+    async with start_service(reconcile_grace_seconds=0, lease_seconds=1) as service:
+        asset = await service.uploaded(HOLIDAY, sizes="32")
+        for key in service.stored_files():
+            await faulty.upload(key, service.data_dir / "assets" / key, content_type="image/jpeg")
+        await service.runtime.database.write(lambda catalogue: catalogue.beat("another", 1))
+        storage, target = ("faulty", "local") if switched else ("local", "faulty")
+        await sql(
+            service,
+            f"UPDATE assets SET state = 'moving', storage = '{storage}', target_storage = '{target}', "
+            f"lease = 'another/1' WHERE id = '{hexadecimal(asset)}'",
+        )
+        for name in ("local", "faulty"):
+            assert (await audit(service, name, delete_orphans=True)).findings == []
 
 
 async def test_an_asset_deleted_while_it_is_looked_at_misses_nothing(service: Service, faulty: FaultyStorage) -> None:

@@ -28,6 +28,12 @@ async def leave_behind(service: Service, record: AssetRecord, moved: int = 0) ->
         assert target is not None
         await backend.upload(with_visibility(key, target), HOLIDAY, content_type="image/jpeg")
 
+    await put_a_row(service, record)
+
+
+async def put_a_row(service: Service, record: AssetRecord) -> None:
+    """A row that is not `pending`, as it is."""
+
     def write(catalogue: Repository) -> None:
         catalogue.insert_pending([record])
         catalogue._connection.exec_driver_sql(
@@ -57,14 +63,82 @@ async def test_a_dead_change_of_visibility_ends_private(service: Service, target
     assert [state for _, state in await service.rows()] == ["ready"]
 
 
+@pytest.mark.parametrize("switched", [False, True], ids=["not switched yet", "switched"])
+@pytest.mark.parametrize("copied", [0, 1, 2])
+@pytest.mark.parametrize("visibility", Visibility)
+async def test_a_dead_move_ends_where_its_row_is(
+    service: Service, faulty: FaultyStorage, switched: bool, copied: int, visibility: Visibility
+) -> None:
+    storage, other = ("faulty", "local") if switched else ("local", "faulty")
+    record = a_record(state=AssetState.MOVING, visibility=visibility, storage=storage, target_storage=other, lease=DEAD)
+    keys = object_keys(record)
+    for name, there in ((storage, keys), (other, keys[:copied])):
+        for key in there:
+            await service.runtime.storages.get(name).upload(key, HOLIDAY, content_type="image/jpeg")
+    await put_a_row(service, record)
+    await service.settle()
+    assert await faulty.keys() == (set(keys) if switched else set())
+    assert service.stored_files() == ([] if switched else sorted(keys))
+    row = await service.runtime.database.read(lambda catalogue: catalogue.get(record.id))
+    assert row is not None
+    assert (row.state, row.storage, row.target_storage, row.lease) == ("ready", storage, None, None)
+
+
+async def test_a_move_that_was_switched_after_it_was_looked_at_is_not_undone(
+    service: Service, faulty: FaultyStorage
+) -> None:
+    """Its process was only stopped: the row that is taken over is the one there is, not the one that was read."""
+    seen = a_record(state=AssetState.MOVING, target_storage="faulty", lease=DEAD)
+    for name in ("local", "faulty"):
+        for key in object_keys(seen):
+            await service.runtime.storages.get(name).upload(key, HOLIDAY, content_type="image/jpeg")
+    await put_a_row(service, seen)
+    await service.runtime.database.write(lambda catalogue: catalogue.switch_storage(seen, datetime.now(UTC)))
+    assert await service.runtime.reconciler._settle(seen)
+    assert len(await faulty.keys()) == 2
+    assert service.stored_files() == []
+
+
+@pytest.mark.parametrize("switched", [False, True], ids=["undone", "finished"])
+async def test_a_copy_that_lands_when_its_move_was_settled_long_ago_is_removed(
+    service: Service, faulty: FaultyStorage, switched: bool
+) -> None:
+    storage, other = ("faulty", "local") if switched else ("local", "faulty")
+    record = a_record(state=AssetState.MOVING, storage=storage, target_storage=other, lease=DEAD)
+    for key in object_keys(record):
+        await service.runtime.storages.get(storage).upload(key, HOLIDAY, content_type="image/jpeg")
+    await put_a_row(service, record)
+    await service.settle()
+    await service.runtime.storages.get(other).upload(object_keys(record)[1], HOLIDAY, content_type="image/jpeg")
+    await service.settle()
+    assert not await service.runtime.storages.get(other).exists(object_keys(record)[1])
+    assert [state for _, state in await service.rows()] == ["ready"]
+    assert len(await faulty.keys()) + len(service.stored_files()) == 2
+
+
+async def test_a_move_waits_for_the_storage_that_is_to_be_emptied_and_holds_up_no_other(
+    start_service: StartService, faulty: FaultyStorage
+) -> None:
+    async with start_service(lease_seconds=3600) as service:
+        service.runtime.reconciler._interval = 0.2
+        hang = faulty.hang("delete")
+        for _ in range(2):
+            await put_a_row(service, a_record(state=AssetState.MOVING, target_storage="faulty", lease=DEAD))
+        await leave_behind(service, a_record(state=AssetState.PENDING, lease=DEAD))
+        await service.runtime.reconciler.pass_once()
+        assert service.stored_files() == []
+        assert [state for _, state in await service.rows()] == ["moving", "moving"]
+        hang.release()
+
+
 async def test_however_much_is_owed_at_one_storage_the_others_are_looked_after(
     start_service: StartService, faulty: FaultyStorage
 ) -> None:
     async with start_service(lease_seconds=3600) as service:
+        faulty.fail("delete")  # first: the background's own first pass may come at any moment
         owed = [a_record(lease=DEAD, storage="faulty") for _ in range(BATCH + 1)]
         await service.runtime.database.write(lambda catalogue: catalogue.insert_pending(owed))
         await leave_behind(service, a_record(state=AssetState.PENDING, lease=DEAD))
-        faulty.fail("delete")
         await service.settle()
         assert service.stored_files() == []
         assert len(await service.rows()) == len(owed)

@@ -207,6 +207,12 @@ class ListQuery(SelectionQuery):
     order: Literal["desc", "asc"] = Field("desc", description="`desc`: newest first.")
 
 
+class MoveQuery(_Query):
+    """Where to."""
+
+    storage: str = Field(min_length=1, max_length=64, description="Name of a configured storage.", examples=["s3"])
+
+
 class Variant(BaseModel):
     """A generated size."""
 

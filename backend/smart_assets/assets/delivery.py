@@ -9,11 +9,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from uuid import UUID
 
 from smart_assets.access.signing import UrlSigner
 from smart_assets.assets.library import find_variant
@@ -84,7 +85,7 @@ class Deliverable:
     async def read(self, start: int, end: int) -> AsyncIterator[bytes]:
         """The bytes from `start` up to but not including `end`, in pieces."""
         if isinstance(self.source, StoredBytes):
-            async with aclosing(self.source.backend.open(self.source.key, start=start, end=end)) as chunks:
+            async with aclosing(self.source.read(start, end)) as chunks:
                 async for chunk in chunks:
                     yield chunk
             return
@@ -115,10 +116,27 @@ def _disk_errors() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class StoredBytes:
-    """An object behind a backend that streams it."""
+    """An object behind a backend that streams it. `now_at` says where it is, should it have been moved meanwhile."""
 
     backend: StorageBackend
     key: str
+    now_at: Callable[[], Awaitable[StorageBackend | None]]
+
+    async def read(self, start: int, end: int) -> AsyncGenerator[bytes, None]:
+        """The bytes from `start` up to but not including `end`, in pieces, from wherever they are."""
+        backend: StorageBackend | None = self.backend
+        while backend is not None:
+            tried = backend
+            try:
+                async with aclosing(backend.open(self.key, start=start, end=end)) as chunks:
+                    async for chunk in chunks:
+                        start += len(chunk)
+                        yield chunk
+                return
+            except ObjectNotFound:
+                backend = await self.now_at()
+                if backend is None or backend is tried:
+                    raise
 
 
 class Delivery:
@@ -198,7 +216,9 @@ class Delivery:
             if found is None and record.target_visibility is not None:
                 raise Busy("the asset's visibility is being changed; try again")
             if found is None:
-                raise AssetNotFound("there is nothing at this address")
+                if await self._now_at(record.id) in {backend, None}:
+                    raise AssetNotFound("there is nothing at this address")
+                return await self.look_up(key, grant)  # it was moved to another storage just now
             return self._deliverable(key, found)
         if record.target_visibility is not None:
             raise Busy("the asset's visibility is being changed; try again")
@@ -212,7 +232,8 @@ class Delivery:
             return Redirect(signed.url, max(0, min(grant.max_age, left // 2)))
         media_type = ImageFormat.from_extension(parsed.extension).media_type
         modified = record.created_at.replace(microsecond=0)
-        return Deliverable(size_bytes, _etag(key), modified, media_type, StoredBytes(backend, key), self._threads)
+        source = StoredBytes(backend, key, partial(self._now_at, record.id))
+        return Deliverable(size_bytes, _etag(key), modified, media_type, source, self._threads)
 
     async def content(self, record: AssetRecord, size: str | None) -> Deliverable:
         """The bytes of an asset's original or size, through the service, whatever the storage."""
@@ -226,7 +247,7 @@ class Delivery:
             _etag(key),
             record.created_at.replace(microsecond=0),
             image_format.media_type,
-            StoredBytes(self._storages.get(record.storage), key),
+            StoredBytes(self._storages.get(record.storage), key, partial(self._now_at, record.id)),
             self._threads,
         )
 
@@ -239,6 +260,11 @@ class Delivery:
             found,
             self._threads,
         )
+
+    async def _now_at(self, asset_id: UUID) -> StorageBackend | None:
+        """The storage an asset is at just now; None where it is gone."""
+        record = await self._database.read(lambda catalogue: catalogue.get(asset_id))
+        return self._storages.get(record.storage) if record is not None else None
 
     async def _record(self, key: AssetKey) -> AssetRecord | None:
         record = await self._database.read(lambda catalogue: catalogue.get(key.asset_id))

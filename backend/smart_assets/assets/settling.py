@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from uuid import UUID
 
 from smart_assets import observability
 from smart_assets.assets.lease import Lease
@@ -31,7 +33,7 @@ _MOVES_AT_ONCE = 8
 
 
 class Settling:
-    """Finishes uploads that failed, deletions, changes of visibility, and sizes that were to be added."""
+    """Finishes uploads that failed, deletions, changes of visibility, sizes that were to be added, and moves."""
 
     def __init__(self, database: Database, storages: Storages, lease: Lease) -> None:
         """Over the catalogue and the storages of this process, under its lease."""
@@ -75,7 +77,7 @@ class Settling:
         try:
             await self._set_visibility(record, target, required=required_keys(record))
             await self._close(finished)
-        except _ClaimLost:
+        except ClaimLost:
             await self._align(record)
             raise Busy("the change took too long and was taken over by another process; try again") from None
         except BaseException:
@@ -86,7 +88,7 @@ class Settling:
 
     async def _close(self, finished: AssetRecord) -> None:
         if not await self._database.write(lambda catalogue: catalogue.finish_moving(finished)):
-            raise _ClaimLost
+            raise ClaimLost
 
     async def settle_as_private(self, record: AssetRecord) -> None:
         """End an unfinished change of visibility with every byte private, whichever way it was going.
@@ -100,7 +102,7 @@ class Settling:
             if any(backend.may_still_land(key) for key in object_keys(replace(record, visibility=Visibility.PUBLIC))):
                 raise StorageUnavailable("a public copy may still land: it is removed again later")
             await self._close(_as_private(record))
-        except _ClaimLost:
+        except ClaimLost:
             await self._align(record)
 
     async def undo_growing(self, record: AssetRecord) -> bool:
@@ -177,6 +179,95 @@ class Settling:
             await self._database.write(lambda catalogue: catalogue.finish_growing(claimed, 0))
         return not left
 
+    async def settle_move(
+        self, asset_id: UUID, claim: str, *, visibilities: Collection[Visibility] | None = None
+    ) -> bool:
+        """End a move between storages: empty the storage the row is not at, then make the row `ready` where it is.
+
+        That undoes a move whose row was not switched yet, and finishes one whose row was. False where bytes are left
+        at the other storage, or it is not configured any more: the row stays `moving`, and is tried again later.
+        Bytes are looked for at the asset's own visibility, unless others are given. Raises ClaimLost where the row is
+        not under the claim (any more).
+        """
+        record = await self._database.write(lambda catalogue: catalogue.hold_move(asset_id, claim))
+        if record is None or record.target_storage is None:
+            raise ClaimLost
+        try:
+            backend = self._storages.get(record.target_storage)
+        except StorageNotConfigured:
+            logger.warning("a storage that copies are to be removed from is not configured", extra=names(record))
+            return False
+        keys = [
+            key
+            for visibility in visibilities or (record.visibility,)
+            for key in object_keys(replace(record, visibility=visibility))
+        ]
+        turns = asyncio.Semaphore(_MOVES_AT_ONCE)
+
+        async def remove(key: str) -> bool:
+            async with turns:
+                # Each time: who was taken for dead must not remove what somebody has copied there since.
+                if not await self._database.read(lambda catalogue: catalogue.is_claimed(record)):
+                    raise ClaimLost
+                return not await backend.cleanup_failed_assets([key])
+
+        if not all(await all_or_first_error(*map(remove, keys))):
+            return False
+        if not await self._database.write(lambda catalogue: catalogue.close_move(record)):
+            raise ClaimLost
+        return True
+
+    async def settle_at_once(self, asset_id: UUID, claim: str) -> bool:
+        """`settle_move`, waiting for a catalogue that is away for a moment; never raises.
+
+        False where the move is not settled yet: then the row says what is owed, and the background does it.
+        """
+        try:
+            for _ in range(CATALOGUE_RETRIES):
+                with suppress(CatalogueUnavailable):
+                    return await self.settle_move(asset_id, claim)
+                await asyncio.sleep(1)
+        except ClaimLost:
+            return False  # another process is at it, or has done it
+        except Exception:
+            logger.exception("could not settle a move yet", extra={"asset": str(asset_id)})
+        observability.BACKGROUND_FAILURES.labels("settle_move").inc()
+        return False
+
+    async def leave_nothing_astray(self, record: AssetRecord) -> None:
+        """Leave nothing of an asset at either storage of a move but what its row has there; waits for whoever has it.
+
+        For who lost the claim on a move, `record`, and may have written since.
+        """
+        for _ in range(CATALOGUE_RETRIES):
+            current = await self._database.read(lambda catalogue: catalogue.get_in_any_state(record.id))
+            if current is None:  # deleted meanwhile: nobody misses what is at either place
+                both = [replace(record, visibility=visibility) for visibility in Visibility]
+                keys = [key for each in both for key in object_keys(each)]
+                for storage in _storages_of(record):
+                    await self._storages.get(storage).cleanup_failed_assets(keys)
+                return
+            others = _storages_of(record) - {current.storage}
+            if current.state is AssetState.READY and all([await self._emptied(current, other) for other in others]):
+                return
+            await asyncio.sleep(1)
+        observability.BACKGROUND_FAILURES.labels("leave_nothing_astray").inc()
+        logger.error("copies of an asset may be left at another storage", extra=names(record))
+
+    async def _emptied(self, current: AssetRecord, storage: str) -> bool:
+        """Remove whatever another storage has of a `ready` asset, as the end of a move that began now."""
+        with self._lease.claim() as claim:
+            begun = await self._database.write(
+                lambda catalogue: catalogue.begin_moving_to(current.id, storage, current.version, claim)
+            )
+            try:
+                # What cannot be removed now is owed by the row from here on.
+                if begun:
+                    await self.settle_move(current.id, claim, visibilities=tuple(Visibility))
+            except ClaimLost:
+                return False
+            return begun
+
     async def recheck(self, record: AssetRecord) -> None:
         """Undo what a process did after all whose row, `record`, was taken over because it seemed dead.
 
@@ -185,15 +276,29 @@ class Settling:
         current = await self._database.read(lambda catalogue: catalogue.get_in_any_state(record.id))
         if current is not None and current.state is not AssetState.READY:
             return  # somebody is at work on it
-        backend = self._storages.get(record.storage)
-        right = set(object_keys(current)) if current is not None else set()
-        strays = _strays(record, current) if current is not None else []
+        for storage in sorted(_storages_of(record)):
+            is_there = current is not None and current.storage == storage
+            right = set(object_keys(current)) if current is not None and is_there else set()
+            stray = await self._stray(record, storage, right)
+            if stray is None:
+                continue
+            if current is None or not is_there:
+                await self.leave_nothing_astray(record)
+            elif storage == record.storage and stray in _strays(record, current):
+                await self._remove_strays(record)
+            else:
+                await self._align(record)
+            return
+
+    async def _stray(self, record: AssetRecord, storage: str, right: Collection[str]) -> str | None:
+        """A key of `record` at which a storage has an object, and which is not `right`."""
+        backend = self._storages.get(storage)
         for visibility in Visibility:
             for key in object_keys(replace(record, visibility=visibility)):
                 if key not in right and await backend.exists(key):
                     logger.warning("a process taken for dead went on", extra={"key": key, **names(record)})
-                    await (self._remove_strays(record) if key in strays else self._align(record))
-                    return
+                    return key
+        return None
 
     async def _aligned(self, current: AssetRecord) -> bool:
         with self._lease.claim() as claim:
@@ -206,7 +311,7 @@ class Settling:
             try:
                 await self._set_visibility(claimed, current.visibility)
                 await self._close(claimed)
-            except _ClaimLost:
+            except ClaimLost:
                 return False
             return True
 
@@ -215,7 +320,7 @@ class Settling:
     ) -> None:
         """Move every object of the asset, as long as its row is under `record`'s claim.
 
-        ObjectNotFound where one of `required` (keys as `record` has them) is gone, _ClaimLost where the claim is.
+        ObjectNotFound where one of `required` (keys as `record` has them) is gone, ClaimLost where the claim is.
         """
         backend = self._storages.get(record.storage)
         # An object may be at either key; moving one that is not there says so, or that it was moved before.
@@ -226,7 +331,7 @@ class Settling:
         async def move(known_as: str, key: str) -> None:
             async with turns:
                 if not await self._database.read(lambda catalogue: catalogue.is_claimed(record)):
-                    raise _ClaimLost
+                    raise ClaimLost
                 try:
                     await backend.set_visibility(key, target)
                 except ObjectNotFound:
@@ -237,7 +342,7 @@ class Settling:
         await all_or_first_error(*(move(known_as, key) for known_as, key in keys))
 
 
-class _ClaimLost(Exception):
+class ClaimLost(Exception):
     """Another process took the row over."""
 
 
@@ -264,6 +369,12 @@ def _at_both(record: AssetRecord) -> list[AssetRecord]:
     return [replace(record, visibility=visibility) for visibility in Visibility]
 
 
+def _storages_of(record: AssetRecord) -> set[str]:
+    """Where its bytes may be: at both ends of a move."""
+    return {record.storage, record.settled_at}
+
+
 def names(record: AssetRecord) -> dict[str, str]:
     """What a log line says of an asset."""
-    return {"asset": str(record.id), "storage": record.storage, "state": record.state}
+    other = {"other_storage": record.target_storage} if record.target_storage else {}
+    return {"asset": str(record.id), "storage": record.storage, "state": record.state, **other}

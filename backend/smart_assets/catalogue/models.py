@@ -79,8 +79,9 @@ class AssetRecord:
     """One row: an asset and all that was made of it.
 
     `width` and `height` as a person sees them, in pixels; times in UTC. `version` counts the changes a caller can see.
-    Retention leaves a `pinned` one alone. While `moving`, `target_visibility` or `target_storage` says where to; where
-    neither does, sizes are being added, those that were planned and not made.
+    Retention leaves a `pinned` one alone. While `moving`, `target_visibility` says where to; or `target_storage` is
+    the other storage of a move, at which copies are to go: where to, until the row is switched, and where from after;
+    where there is neither, sizes are being added, those that were planned and not made.
     `lease` is the claim under which somebody is at work on a row that is not `ready`: the process's lease, a slash, a
     number.
     """
@@ -129,6 +130,11 @@ class AssetRecord:
     def total_bytes(self) -> int:
         """Original and variants together."""
         return self.size_bytes + sum(variant.size_bytes for variant in self.variants)
+
+    @property
+    def settled_at(self) -> str:
+        """The storage whose bytes are put right to settle a row that is not `ready`."""
+        return self.target_storage or self.storage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
@@ -49,6 +50,7 @@ from smart_assets.visibility import Visibility
 _VISIBLE: ColumnElement[bool] = literal_column(f"assets.state IN ('{AssetState.READY}', '{AssetState.MOVING}')")
 _READY: ColumnElement[bool] = literal_column(f"assets.state = '{AssetState.READY}'")
 _UNSETTLED: ColumnElement[bool] = literal_column(f"assets.state != '{AssetState.READY}'")
+_SETTLED_AT = func.coalesce(assets.c.target_storage, assets.c.storage)
 
 _COLUMNS = tuple(column.name for column in fields(AssetRecord))
 _ASSET = select(*(assets.c[name] for name in _COLUMNS))
@@ -309,6 +311,80 @@ class Repository:
             self._add_to_totals(record.storage, 0, added_bytes)
         return finished
 
+    def begin_moving_to(self, asset_id: UUID, storage: str, version: int, claim: str) -> bool:
+        """From `ready` to `moving` towards another storage; False where it is not `ready` at that version."""
+        result = self._connection.execute(
+            update(assets)
+            .where(assets.c.id == asset_id, assets.c.state == AssetState.READY, assets.c.version == version)
+            .values(state=AssetState.MOVING, target_storage=storage, lease=claim)
+        )
+        return result.rowcount == 1
+
+    def switch_storage(self, record: AssetRecord, updated_at: datetime) -> AssetRecord | None:
+        """Let a `moving` asset be at its target storage, and the one it was at be what is left to be emptied.
+
+        The row as it is then; None where it is not under `record`'s claim any more.
+        """
+        if record.target_storage is None:
+            raise ValueError("not on its way to another storage")
+        moved = replace(
+            record,
+            storage=record.target_storage,
+            target_storage=record.storage,
+            version=record.version + 1,
+            updated_at=updated_at,
+        )
+        result = self._connection.execute(
+            update(assets)
+            .where(
+                assets.c.id == record.id,
+                assets.c.state == AssetState.MOVING,
+                assets.c.lease == record.lease,
+                assets.c.storage == record.storage,
+                assets.c.target_storage == record.target_storage,
+            )
+            .values(
+                storage=moved.storage,
+                target_storage=moved.target_storage,
+                version=moved.version,
+                updated_at=moved.updated_at,
+            )
+        )
+        if result.rowcount != 1:
+            return None
+        self._add_to_totals(record.storage, -1, -record.total_bytes)
+        self._add_to_totals(moved.storage, 1, moved.total_bytes)
+        return moved
+
+    def hold_move(self, asset_id: UUID, claim: str) -> AssetRecord | None:
+        """The row of a move under that claim, as it really is; None where it is under it no more.
+
+        It is written, though nothing changes: so whatever was being committed to it has ended, one way or the other.
+        """
+        if not self._update(asset_id, AssetState.MOVING, claim, lease=claim):
+            return None
+        record = self.get_in_any_state(asset_id)
+        return record if record is not None and record.target_storage is not None else None
+
+    def close_move(self, record: AssetRecord) -> bool:
+        """From `moving` back to `ready` at the storage it is at, once nothing of it is left at the other one.
+
+        False where the row is not under `record`'s claim any more.
+        """
+        return self._update(
+            record.id, AssetState.MOVING, record.lease, state=AssetState.READY, target_storage=None, lease=None
+        )
+
+    def count_moves(self, *, storage: str, other: str) -> int:
+        """How many assets of `storage` are `moving` and may have copies at the `other` one."""
+        query = select(func.count()).where(
+            _UNSETTLED,
+            assets.c.state == AssetState.MOVING,
+            assets.c.storage == storage,
+            assets.c.target_storage == other,
+        )
+        return self._connection.execute(query).scalar_one()
+
     def is_claimed(self, record: AssetRecord) -> bool:
         """Whether the row still is in `record`'s state under `record`'s claim."""
         query = select(assets.c.id).where(
@@ -337,7 +413,15 @@ class Repository:
         return result.rowcount == 1
 
     def remove_storage(self, storage: str) -> int:
-        """Forget every asset of a storage whose bytes are gone with the process that held them."""
+        """Forget every asset of a storage whose bytes are gone with the process that held them.
+
+        One that was on its way there or from there is `deleting`: the other storage may hold some of its bytes.
+        """
+        self._connection.execute(
+            update(assets)
+            .where(_UNSETTLED, assets.c.storage == storage, assets.c.target_storage.is_not(None))
+            .values(state=AssetState.DELETING, storage=assets.c.target_storage, target_storage=None, lease=None)
+        )
         self._connection.execute(delete(storage_totals).where(storage_totals.c.storage == storage))
         return self._connection.execute(delete(assets).where(assets.c.storage == storage)).rowcount
 
@@ -437,11 +521,20 @@ class Repository:
         return self._connection.execute(select(assets.c.id).order_by(assets.c.id.desc()).limit(1)).scalar()
 
     def count_by_storage(self, *, unsettled: bool = False) -> dict[str, int]:
-        """How many rows each storage has that has any; with `unsettled` only those somebody is, or was, at work on."""
+        """How many rows each storage has that has any; with `unsettled` only those somebody is, or was, at work on.
+
+        What moves from one storage to another is unsettled at both.
+        """
         query = select(assets.c.storage, func.count()).group_by(assets.c.storage)
-        if unsettled:
-            query = query.where(_UNSETTLED)
-        return dict(self._connection.execute(query).all())
+        if not unsettled:
+            return dict(self._connection.execute(query).all())
+        found: Counter[str] = Counter()
+        other = assets.c.target_storage
+        others = select(other, func.count()).where(_UNSETTLED, other.is_not(None)).group_by(other)
+        for counted in (query.where(_UNSETTLED), others):
+            for storage, count in self._connection.execute(counted):
+                found[storage] += count
+        return dict(found)
 
     def page_of_storage(self, storage: str, *, after: UUID | None, limit: int) -> tuple[AssetRecord, ...]:
         """At most `limit` rows of a storage, in whatever state, in the order of their ids."""
@@ -525,8 +618,8 @@ class Repository:
             self._connection.execute(delete(leases).where(leases.c.id == lease, leases.c.beat == beat))
 
     def unsettled_storages(self) -> tuple[str, ...]:
-        """The storages of rows somebody is, or was, at work on."""
-        query = select(assets.c.storage).where(_UNSETTLED).distinct().order_by(assets.c.storage)
+        """The storages at which rows are settled that somebody is, or was, at work on."""
+        query = select(_SETTLED_AT).where(_UNSETTLED).distinct().order_by(_SETTLED_AT)
         return tuple(self._connection.execute(query).scalars())
 
     def abandoned(
@@ -539,12 +632,12 @@ class Repository:
         after: UUID | None,
         limit: int,
     ) -> tuple[AssetRecord, ...]:
-        """Rows of a storage somebody was at work on and nobody is, in the order of their ids, `after` one.
+        """Rows settled at a storage, somebody was at work on and nobody is, in the order of their ids, `after` one.
 
         Nobody: neither this process (`own_lease`) under a claim it has `held`, nor one of the `living` others.
         """
         nobody = _nobody_at_work(assets.c.lease, own_lease=own_lease, held=held, living=living)
-        query = _ASSET.where(_UNSETTLED, assets.c.storage == storage, nobody)
+        query = _ASSET.where(_UNSETTLED, _SETTLED_AT.is_not_distinct_from(storage), nobody)
         if after is not None:
             query = query.where(assets.c.id > after)
         return tuple(_from_row(row) for row in self._connection.execute(query.order_by(assets.c.id).limit(limit)))

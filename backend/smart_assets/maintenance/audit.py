@@ -360,8 +360,9 @@ def _objects(record: AssetRecord) -> dict[str, int]:
 
 
 def _belongs(key: str, row: AssetRecord | None, storage: str) -> bool:
-    """Whether an object of that key is a row's to look after: at either visibility while somebody is at work on it."""
-    if row is None or row.storage != storage:
+    """Whether an object of that key is a row's to look after: at either visibility while somebody is at work on it, and
+    at both storages of a move."""
+    if row is None or storage not in {row.storage, row.settled_at}:
         return False
     if row.state is AssetState.READY:
         return key in object_keys(row)

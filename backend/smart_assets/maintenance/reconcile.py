@@ -1,7 +1,8 @@
 """Finishing what a process that is gone, or a storage that was, left half done.
 
 Acts only on what the catalogue's own rows name: `pending` and `deleting` ones are removed with their bytes, `moving`
-ones end private, or as they were before sizes were to be added. Rows in the hands of a living process are left alone.
+ones end private, at the storage their row is at, or as they were before sizes were to be added. Rows in the hands of a
+living process are left alone.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ BATCH = 100
 KEYS_AT_ONCE = 10_000
 MOST_PUT_OFF_SECONDS = 600
 
-_REPAIRED = {AssetState.MOVING: "made_private", AssetState.DELETING: "removed"}
 
 RECHECKS = 40
 """For so many passes (ten times a lease's length) rows taken over are looked at again: see `Settling.recheck`."""
@@ -185,7 +185,7 @@ class Reconciler:
 
         Waits for no task longer than until the next pass; it goes on, and until it has ended its storage gets no other.
         """
-        looked_at: dict[str, Sequence[AssetRecord]] = {record.storage: () for record, _ in self._taken_over.values()}
+        looked_at: dict[str, Sequence[AssetRecord]] = {record.settled_at: () for record, _ in self._taken_over.values()}
         begun = []
         for storage, records in (looked_at | dict(abandoned)).items():
             if storage not in self._at_work:
@@ -223,12 +223,12 @@ class Reconciler:
 
     def _is_due(self, record: AssetRecord) -> bool:
         """Whether it is time to try a row (again)."""
-        _, due = self._put_off.get(record.storage, {}).get(record.id, (0, 0))
+        _, due = self._put_off.get(record.settled_at, {}).get(record.id, (0, 0))
         return time.monotonic() >= due
 
     def _put_off_or_forget(self, record: AssetRecord, *, done: bool) -> None:
         """What could not be settled is tried again ever more rarely, but for good."""
-        put_off = self._put_off.setdefault(record.storage, {})
+        put_off = self._put_off.setdefault(record.settled_at, {})
         if done:
             put_off.pop(record.id, None)
             return
@@ -239,7 +239,7 @@ class Reconciler:
     async def _recheck(self, storage: str) -> None:
         """Look again at rows taken over from processes that may only have been stopped."""
         for asset_id, (record, left) in list(self._taken_over.items()):
-            if record.storage != storage:
+            if record.settled_at != storage:
                 continue
             if left:
                 self._taken_over[asset_id] = (record, left - 1)
@@ -259,18 +259,24 @@ class Reconciler:
                     return False
                 if not (record.lease or "").startswith(self._lease.id):
                     self._taken_over[record.id] = (record, RECHECKS)
-                if taken.is_growing:
-                    if not await self._settling.undo_growing(taken):
-                        return False
-                elif taken.state is AssetState.MOVING:
-                    await self._settling.settle_as_private(taken)
-                elif not await self._settling.finish_deleting(taken):
+                done = await self._finish(taken, claim)
+                if done is None:
                     return False
             except Exception as error:  # noqa: BLE001 - one row must not keep the others waiting
                 observability.BACKGROUND_FAILURES.labels("reconcile").inc()
                 logger.warning("could not settle an asset yet", extra={**names(record), "error": repr(error)})
                 return False
-        done = _REPAIRED[taken.state] if not taken.is_growing else "sizes_undone"
         observability.REPAIRS.labels(done).inc()
         logger.info("settled an asset left half done", extra={**names(record), "done": done})
         return True
+
+    async def _finish(self, taken: AssetRecord, claim: str) -> str | None:
+        """Do what a row taken over needs, and what that was; None where it stays, to be tried again."""
+        if taken.state is not AssetState.MOVING:
+            return "removed" if await self._settling.finish_deleting(taken) else None
+        if taken.target_storage is not None:
+            return "settled_move" if await self._settling.settle_move(taken.id, claim) else None
+        if taken.is_growing:
+            return "sizes_undone" if await self._settling.undo_growing(taken) else None
+        await self._settling.settle_as_private(taken)
+        return "made_private"

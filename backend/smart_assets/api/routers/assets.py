@@ -29,6 +29,7 @@ from smart_assets.api.schemas import (
     DeletionResult,
     DeletionResults,
     ListQuery,
+    MoveQuery,
     SelectionQuery,
     SignedUrl,
     SignedUrlRequest,
@@ -227,6 +228,25 @@ def _variant_options(query: VariantsQuery, settings: Settings) -> VariantOptions
     if not sizes and not query.placeholder:
         raise InvalidParameter.at("query", "sizes", message="names none")
     return VariantOptions(sizes=sizes, render=render_options(query), atomic=query.atomic, placeholder=query.placeholder)
+
+
+@router.post(
+    "/{asset_id}/move",
+    tags=["library"],
+    summary="Move an asset to another storage",
+    response_model=Asset,
+    responses=problems(401, 403, 404, 409, 422, 502, 503, 507),
+)
+async def move_asset(
+    asset_id: str, caller: CallerDep, query: Annotated[MoveQuery, Query()], runtime: RuntimeDep, show: PresenterDep
+) -> Response:
+    """The original and every size are copied and verified, then removed where they were; what fails is undone.
+
+    Id, description and `/assets` addresses stay. An asset that is there already is left as it is. Where the old copies
+    cannot be removed at once, they are as soon as they can be; until then the asset can be read, and not be changed.
+    """
+    record = await runtime.moving.move(_id(asset_id), caller.owner, query.storage)
+    return json_response(show.asset(record), headers={"ETag": _etag(record.version)})
 
 
 @router.post(
