@@ -226,6 +226,42 @@ def _moment(text: str | None, option: str) -> datetime | None:
     return moment
 
 
+@app.command()
+def migrate(
+    source: Annotated[str, typer.Option("--from", help="The storage the assets are at.")],
+    target: Annotated[str, typer.Option("--to", help="The storage they are to be at.")],
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only assets that meet this: visibility=private, tag=trip, before=2026-01-31, after=2026-01-31T10:00Z "
+            "(times of upload). Give it again for one more.",
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, and change nothing.")] = False,
+    concurrency: Annotated[int, typer.Option(min=1, max=64, help="Assets moved at the same time.")] = 4,
+    as_json: Annotated[bool, typer.Option("--json", help="Say it to machines.")] = False,
+) -> None:
+    """Move assets from one storage to another, beside a service that may be running.
+
+    Each is copied, verified by its hash, switched over, and then removed where it was; ids and /assets addresses stay.
+    Stopped at any moment, or killed, it is gone on with by running it again. Exit code 1 where some could not be
+    moved, 2 where nothing could be begun.
+
+    Example: smart-assets migrate --from local --to s3 --where visibility=public --concurrency 16
+    """
+    from smart_assets.migrating import Wishes
+    from smart_assets.migrating import migrate as move
+
+    wishes = Wishes(source, target, where or (), dry_run=dry_run, concurrency=concurrency)
+    try:
+        is_done = move(load_settings(), wishes, json=as_json)
+    except (SmartAssetsError, OSError) as error:
+        _say_what_is_wrong(error)
+        raise typer.Exit(2) from None
+    if not is_done:
+        raise typer.Exit(1)
+
+
 def _serve(settings: Settings) -> None:
     from smart_assets import runtime
 

@@ -32,7 +32,6 @@ BATCH = 100
 KEYS_AT_ONCE = 10_000
 MOST_PUT_OFF_SECONDS = 600
 
-
 RECHECKS = 40
 """For so many passes (ten times a lease's length) rows taken over are looked at again: see `Settling.recheck`."""
 
