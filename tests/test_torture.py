@@ -23,7 +23,7 @@ from tests.torture.callers import SIZES, photo
 from tests.torture.harness import Grounds, Tally
 from tests.torture.ledger import Answer, Fate, Ledger, Upload
 from tests.torture.places import Folder
-from tests.torture.steps import NAMED, STEPS
+from tests.torture.steps import CELLAR, NAMED, STEPS
 
 YARDS = 8
 KILLS = 30
@@ -37,6 +37,8 @@ FOR_AN_HEIR = {
     "later sizes: all stored",
     "publishing: one object moved",
     "withdrawal: begun",
+    "move: original copied",
+    "move: switched",
     "key: claimed",
     "key: upload closed, not answered",
 }
@@ -106,7 +108,7 @@ class Library:
     def __init__(self, data_dir: Path, told: list[str]) -> None:
         self.data_dir = data_dir
         self.ledger = Ledger()
-        self.upload = Upload("request-1", (photo(1), photo(2)), SIZES, "private", batch=True)
+        self.upload = Upload("request-1", (photo(1), photo(2)), SIZES, "private", "local", batch=True)
         self.upload.made(told)
         self.ledger.uploads[self.upload.tag] = self.upload
 
@@ -121,7 +123,8 @@ class Library:
             catalogue.commit()
 
     def findings(self) -> list[str]:
-        return audit(self.data_dir, Folder(self.data_dir), self.ledger, services=1).findings
+        places = (Folder(self.data_dir), Folder(self.data_dir, CELLAR, CELLAR))
+        return audit(self.data_dir, places, self.ledger, services=1).findings
 
 
 @pytest.fixture
@@ -147,6 +150,13 @@ def keep_a_public_copy(library: Library) -> None:
     public.hardlink_to(private)
 
 
+def keep_a_copy_in_the_cellar(library: Library) -> None:
+    original = library.objects("original")[0]
+    copy = Path(str(original).replace("/assets/", f"/{CELLAR}/"))
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(original.read_bytes())
+
+
 def show_the_other_picture(library: Library) -> None:
     smaller, larger = library.objects("120")
     larger.write_bytes(smaller.read_bytes().ljust(larger.stat().st_size, b"\0"))
@@ -168,6 +178,11 @@ def send_one_more(library: Library) -> None:
         ("torn: {id} of request-1 is lost", lambda library: library.change("DELETE FROM assets")),
         ("torn: {id} of request-1 was deleted", lambda library: setattr(library.upload.assets[0], "fate", Fate.GONE)),
         ("torn: {id} of request-1 is private", lambda library: library.upload.assets[0].visibilities.clear()),
+        ("torn: {id} of request-1 is in local", lambda library: library.upload.assets[0].storages.clear()),
+        (
+            f"torn: {{id}} of request-1 is in {CELLAR}",
+            lambda library: library.change(f"UPDATE assets SET storage = '{CELLAR}'"),
+        ),
         ("torn: {id} was to have", lambda library: setattr(library.upload, "sizes", SIZES[:2])),
         ("torn: request-1 failed", lambda library: setattr(library.upload, "answer", Answer.REFUSED)),
         ("torn: request-1 sent 3 files, and 2", send_one_more),
@@ -184,9 +199,11 @@ def send_one_more(library: Library) -> None:
             ),
         ),
         ("leaked: object public/", keep_a_public_copy),
+        ("leaked: object private/", keep_a_copy_in_the_cellar),
+        ("leaked: row {id} is ready", lambda library: library.change("UPDATE assets SET target_storage = 'local'")),
         ("leaked: file {data}/tmp/", lambda library: (library.data_dir / "tmp" / "upload-1").touch()),
         ("leaked: file {data}/.", lambda library: (library.data_dir / ".catalogue-1").touch()),
-        ("leaked: directories", lambda library: [(library.data_dir / "tmp" / f"process-{n}").mkdir() for n in "12"]),
+        ("leaked: directories", lambda library: [(library.data_dir / "tmp" / f"process-{n}").mkdir() for n in "123"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -10,7 +10,7 @@ import io
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +24,7 @@ from PIL import Image, ImageChops, ImageStat
 
 from tests.torture.ledger import Answer, Asset, Fate, Found, Ledger, Upload
 from tests.torture.places import Place, files_below
+from tests.torture.steps import CELLAR
 
 _KNOWN_FILES = {
     "catalogue.sqlite3",
@@ -33,9 +34,10 @@ _KNOWN_FILES = {
     "catalogue.sqlite3-retention",
     "signing.key",
     "assets.lock",
+    f"{CELLAR}.lock",
 }
-_KNOWN_DIRECTORIES = {"assets", "tmp"}
-_DIRECTORIES_OF_A_PROCESS = 3
+_KNOWN_DIRECTORIES = {"assets", CELLAR, "tmp"}
+_DIRECTORIES_OF_A_PROCESS = 4
 _CLAIM = "rendering"
 """A file of each process that lives, as long as what its workers take: nothing, when nobody asks for anything."""
 _LOOKS_ALIKE = 12
@@ -61,7 +63,7 @@ class _Row:
     id: str
     state: str
     lease: str | None
-    target: str | None
+    targets: tuple[str | None, str | None]
     storage: str
     visibility: str
     format: str
@@ -98,22 +100,24 @@ def is_settled(data_dir: Path, services: int) -> bool:
     return (unsettled, claimed, leases) == (0, 0, services)
 
 
-def audit(data_dir: Path, place: Place, ledger: Ledger, services: int) -> Audit:
+def audit(data_dir: Path, places: Sequence[Place], ledger: Ledger, services: int) -> Audit:
     """Look at everything, while nobody asks the `services` that live for anything."""
     catalogue = _read(data_dir)
-    objects = place.objects()
+    objects = {place.storage: place.objects() for place in places}
     result = Audit()
     result.leaked += _unsettled(catalogue, services)
-    result.leaked += _files_left(data_dir, services) + place.rubbish()
-    expected: set[str] = set()
+    result.leaked += _files_left(data_dir, services)
+    expected: dict[str, set[str]] = defaultdict(set)
     for row in catalogue.rows:
-        keys = {row.key(name, image_format) for name, image_format in _objects_of(row)}
-        expected |= keys
-        result.torn += _damage(row, objects, place.storage)
+        expected[row.storage] |= {row.key(name, image_format) for name, image_format in _objects_of(row)}
+        result.torn += _damage(row, objects.get(row.storage, {}))
         for tag in row.tags:
             sizes = tuple(variant[0] for variant in row.variants)
-            result.found[tag].append(Found(row.id, row.sha256, row.visibility, sizes))
-    result.leaked += [f"object {key} is of no row" for key in sorted(objects.keys() - expected)]
+            result.found[tag].append(Found(row.id, row.sha256, row.visibility, row.storage, sizes))
+    for place in places:
+        result.leaked += place.rubbish()
+        strays = sorted(objects[place.storage].keys() - expected[place.storage])
+        result.leaked += [f"object {key} of {place.storage} is of no row there" for key in strays]
     result.torn += _totals(catalogue)
     result.leaked += _indexed_tags(catalogue)
     result.leaked += [f"rows of {tag}, which nobody asked for" for tag in result.found.keys() - ledger.uploads.keys()]
@@ -149,7 +153,7 @@ def _row(row: sqlite3.Row) -> _Row:
         id=_uuid(row["id"]),
         state=row["state"],
         lease=row["lease"],
-        target=row["target_visibility"],
+        targets=(row["target_visibility"], row["target_storage"]),
         storage=row["storage"],
         visibility=row["visibility"],
         format=row["format"],
@@ -167,7 +171,7 @@ def _uuid(text: str) -> str:
 
 def _unsettled(catalogue: _Catalogue, services: int) -> Iterator[str]:
     for row in catalogue.rows:
-        if (row.state, row.lease, row.target) != ("ready", None, None):
+        if (row.state, row.lease, row.targets) != ("ready", None, (None, None)):
             yield f"row {row.id} is {row.state}, under the claim {row.lease}"
     for key, (claim, outcome) in catalogue.keys.items():
         if claim is not None or outcome is None:
@@ -212,10 +216,8 @@ def _objects_of(row: _Row) -> Iterator[tuple[str, str]]:
         yield name, image_format
 
 
-def _damage(row: _Row, objects: dict[str, bytes], storage: str) -> Iterator[str]:
-    """What an asset lacks, or has of another."""
-    if row.storage != storage:
-        yield f"{row.id} is said to be in {row.storage}"
+def _damage(row: _Row, objects: dict[str, bytes]) -> Iterator[str]:
+    """What an asset lacks in its storage, or has of another."""
     original = objects.get(row.key("original", row.format))
     if original is None:
         yield f"{row.id} has no original"
@@ -294,3 +296,5 @@ def _broken_promise(upload: Upload, asset: Asset, found: Found | None) -> Iterat
         yield f"{asset.id} of {upload.tag} is another file"
     if found.visibility not in asset.visibilities:
         yield f"{asset.id} of {upload.tag} is {found.visibility}, and should be {' or '.join(asset.visibilities)}"
+    if found.storage not in asset.storages:
+        yield f"{asset.id} of {upload.tag} is in {found.storage}, and should be in {' or '.join(asset.storages)}"

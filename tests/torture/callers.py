@@ -59,7 +59,7 @@ class Callers:
         self.uploads = 0
         """Requests for uploads, each sent once or more."""
         self._ledger = ledger
-        self._storage = storage
+        self.storage = storage
         self._numbers = count(1)
         # One for all: making one costs as much as many requests.
         self._client = httpx.AsyncClient(timeout=60, trust_env=False, verify=False, follow_redirects=True)
@@ -81,7 +81,7 @@ class Callers:
         number = next(self._numbers)
         files = contents or (photo(number % _PICTURES),)
         key = f"key-{number}" if keyed else None
-        upload = Upload(f"request-{number}", files, tuple(sizes), visibility, batch, key, media_type)
+        upload = Upload(f"request-{number}", files, tuple(sizes), visibility, self.storage, batch, key, media_type)
         self._ledger.uploads[upload.tag] = upload
         self.uploads += 1
         return upload
@@ -96,7 +96,7 @@ class Callers:
 
     async def send(self, service: str, upload: Upload) -> int:
         """Send it to a service; the status. Of a request under a key, an invitation to try again settles nothing."""
-        query = {"tags": upload.tag, "visibility": upload.visibility, "storage": self._storage}
+        query = {"tags": upload.tag, "visibility": upload.visibility, "storage": self.storage}
         if upload.sizes:
             query["sizes"] = ",".join(upload.sizes)
         headers = {"Idempotency-Key": upload.key} if upload.key else {}
@@ -175,6 +175,16 @@ class Callers:
             self.strange.append(f"{asset.id}: was there, and cannot be found to get more sizes")
         return answer.status_code
 
+    async def move(self, service: str, asset: Asset, storage: str) -> int:
+        """Move it to another storage; the status."""
+        asset.storages.add(storage)
+        answer = await self._call("POST", f"{service}/api/v1/assets/{asset.id}/move", params={"storage": storage})
+        if answer.status_code == 200:
+            asset.storages = {storage}
+        elif answer.status_code == 404:
+            self.strange.append(f"{asset.id}: was there, and cannot be found to be moved")
+        return answer.status_code
+
     async def look(self, service: str, asset: Asset) -> None:
         """Fetch it, and all its bytes, as callers do: it is there, or it is not."""
         answer = await self._call("GET", f"{service}/api/v1/assets/{asset.id}")
@@ -190,6 +200,8 @@ class Callers:
             self.strange.append(f"{asset.id}: said to be {told['visibility']}")
         if asset.added != {tuple(variant["size"] for variant in told["variants"])[len(asset.sizes) :]}:
             self.strange.append(f"{asset.id}: said to have the sizes {told['variants']}")
+        if {told["storage"]} != asset.storages:
+            self.strange.append(f"{asset.id}: said to be in {told['storage']}")
         for part in (told, *told["variants"]):
             fetched = await self._call("GET", part["url"].replace(_origin(part["url"]), service))
             if (fetched.status_code, len(fetched.content)) != (200, part["size_bytes"]):

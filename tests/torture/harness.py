@@ -22,7 +22,7 @@ from tests.torture.ledger import Answer, Asset, Fate, Found, Ledger, Upload
 from tests.torture.places import Folder, Place, files_below
 from tests.torture.process import START_SECONDS, Service, Starter, starter
 from tests.torture.scenes import REQUESTS, Stage
-from tests.torture.steps import NAMED, Remains, Scene, Step
+from tests.torture.steps import CELLAR, NAMED, Remains, Scene, Step
 
 SETTLING_SECONDS = 30
 DYING_SECONDS = 20
@@ -83,6 +83,7 @@ class Yard:
         self._data_dir = folder / "data"
         self._elsewhere = folder / "elsewhere"
         self._place = place
+        self._places = (place, Folder(self._data_dir, CELLAR, CELLAR))
         self._tally = tally
         self._starter = starter
         self._has_heir = has_heir
@@ -174,7 +175,7 @@ class Yard:
         return result.found
 
     def _audit(self) -> Audit:
-        result = audit(self._data_dir, self._place, self._ledger, len(self._living))
+        result = audit(self._data_dir, self._places, self._ledger, len(self._living))
         for service in self._services:
             result.leaked += [f"process {pid} runs on though its service is gone" for pid in service.left_running()]
         result.leaked += [f"file {path}, outside the data directory" for path in files_below(self._elsewhere)]
@@ -255,13 +256,15 @@ class Yard:
         callers, url = self._callers, urls[0]
         keyed, visibility = random.random() < 0.5, random.choice(["public", "private"])
         sizes = random.choice([(), SIZES[:1], SIZES])
-        kinds = ["file", "large", "batch", "damaged", "change", "grow", "delete"]
-        what = random.choices(kinds, [6, 1, 3, 1, 5, 3, 4])[0]
+        kinds = ["file", "large", "batch", "damaged", "change", "move", "grow", "delete"]
+        what = random.choices(kinds, [6, 1, 3, 1, 5, 5, 3, 4])[0]
         small = [asset for asset in own if asset.added == {()}]
         if what == "grow" and small:
             await callers.grow(url, random.choice(small))
         elif what == "change" and own:
             await callers.change(url, random.choice(own), visibility)
+        elif what == "move" and own:
+            await callers.move(url, random.choice(own), random.choice([callers.storage, CELLAR]))
         elif (what == "delete" and own) or len(own) > _MOST_ASSETS:
             await callers.delete(url, random.choice(own))
         else:
@@ -287,6 +290,8 @@ def _remains(remains: Remains, about: Upload | Asset) -> bool:
         added = {Remains.AS_BEFORE: (), Remains.GROWN: LATER_SIZES}.get(remains)
         if remains is Remains.NOTHING:
             return about.fate is Fate.GONE
+        if remains in {Remains.STAYED, Remains.MOVED}:
+            return about.fate is Fate.KEPT and (about.storages == {CELLAR}) == (remains is Remains.MOVED)
         is_so = visibility is None or about.visibilities == {visibility}
         return about.fate is Fate.KEPT and is_so and (added is None or about.added == {added})
     if about.key:

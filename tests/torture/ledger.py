@@ -32,14 +32,15 @@ class Fate(Enum):
 class Asset:
     """One asset a caller knows of, with the `sizes` it was uploaded with.
 
-    `visibilities` are those it may have, `added` the sizes it may have got since: one of each, unless a change was
-    never answered.
+    `visibilities` and `storages` are those it may have, and be at, `added` the sizes it may have got since: one of
+    each, unless a change was never answered.
     """
 
     id: str
     sha256: str
     sizes: tuple[str, ...]
     visibilities: set[str]
+    storages: set[str]
     fate: Fate = Fate.KEPT
     added: set[tuple[str, ...]] = field(default_factory=lambda: {()})
 
@@ -52,6 +53,7 @@ class Upload:
     contents: tuple[bytes, ...] = field(repr=False)
     sizes: tuple[str, ...]
     visibility: str
+    storage: str
     batch: bool = False
     key: str | None = None
     media_type: str | None = None
@@ -65,7 +67,7 @@ class Upload:
         """It was answered with these assets, in the order of its files."""
         self.answer = Answer.MADE
         self.assets = [
-            Asset(asset_id, sha256(content).hexdigest(), self.sizes, {self.visibility})
+            Asset(asset_id, sha256(content).hexdigest(), self.sizes, {self.visibility}, {self.storage})
             for asset_id, content in zip(ids, self.contents, strict=True)
         ]
 
@@ -77,6 +79,7 @@ class Found:
     id: str
     sha256: str
     visibility: str
+    storage: str
     sizes: tuple[str, ...]
 
 
@@ -93,8 +96,12 @@ class Ledger:
             yield from upload.assets
 
     def kept(self) -> list[Asset]:
-        """Those that must be there, at one visibility."""
-        return [asset for asset in self.assets() if asset.fate is Fate.KEPT and len(asset.visibilities) == 1]
+        """Those that must be there, at one visibility and in one storage."""
+        return [
+            asset
+            for asset in self.assets()
+            if asset.fate is Fate.KEPT and len(asset.visibilities) == len(asset.storages) == 1
+        ]
 
     def to_retry(self) -> list[Upload]:
         """Requests under a key that were never answered."""
@@ -116,6 +123,7 @@ class Ledger:
                 if asset.id in there:
                     asset.visibilities = {there[asset.id].visibility}
                     asset.added = {there[asset.id].sizes[len(asset.sizes) :]}
+                    asset.storages = {there[asset.id].storage}
         self.uploads = {
             tag: upload
             for tag, upload in self.uploads.items()

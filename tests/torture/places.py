@@ -27,13 +27,12 @@ class Place(Protocol):
 
 
 class Folder:
-    """The local storage of a data directory."""
+    """A local storage of a data directory: the service's own, unless another is named."""
 
-    storage = "local"
-
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, storage: str = "local", folder: str = "assets") -> None:
+        self.storage = storage
         self.settings: Mapping[str, str] = {}
-        self._root = data_dir / "assets"
+        self._root = data_dir / folder
 
     def objects(self) -> dict[str, bytes]:
         found = {}

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.torture.service import ARMED, DIED, ENDED, FOLDER, OUTPUT, STEP, Order
+from tests.torture.service import ARMED, DIED, ENDED, FOLDER, OUTPUT, SERVE, STEP, Order
 from tests.torture.steps import Step
 
 START_SECONDS = 60
@@ -36,7 +36,15 @@ class Starter:
         if armed:
             (folder / ARMED).touch()
         fault = {} if step is None else {STEP: step.name, FOLDER: str(folder)}
-        order = Order(str(folder), {**self._environment, **settings, **fault})
+        return self._run(folder, {**settings, **fault}, SERVE)
+
+    def run(self, folder: Path, settings: Mapping[str, str], *arguments: str) -> Service:
+        """Another command of ours, in a folder that is new, and its own."""
+        folder.mkdir(parents=True)
+        return self._run(folder, settings, arguments)
+
+    def _run(self, folder: Path, settings: Mapping[str, str], arguments: tuple[str, ...]) -> Service:
+        order = Order(str(folder), {**self._environment, **settings}, arguments)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(order.to_line())
@@ -61,7 +69,7 @@ def starter() -> Iterator[Starter]:
 
 
 class Service:
-    """`smart-assets serve`, from its start to its end."""
+    """`smart-assets serve`, or another command, from its start to its end."""
 
     def __init__(self, pid: int, folder: Path) -> None:
         """A process that was just started."""
@@ -74,6 +82,11 @@ class Service:
     def lives(self) -> bool:
         """Whether it still runs."""
         return not (self._folder / ENDED).exists()
+
+    @property
+    def exit_code(self) -> int:
+        """Of one that has ended; minus the signal, where it was killed."""
+        return int((self._folder / ENDED).read_text())
 
     @property
     def died_at(self) -> str | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from tests.torture.callers import SIZES, Callers, Unanswered, damaged, large, photo
 from tests.torture.ledger import Asset, Ledger, Upload
 from tests.torture.process import Service
-from tests.torture.steps import Scene
+from tests.torture.steps import CELLAR, Scene
 
 _STOCK = 4
 
@@ -34,9 +34,11 @@ class Stage:
         return upload
 
     async def asset(self, visibility: str) -> Asset:
-        """One that is there with all its sizes; uploaded now, with some more for other scenes, where there is none."""
+        """One that is there with all its sizes, in the storage it was uploaded to; uploaded now, with some more for
+        other scenes, where there is none."""
         for asset in self.ledger.kept():
-            if asset.sizes == SIZES and asset.added == {()} and asset.visibilities == {visibility}:
+            there = (asset.visibilities, asset.storages) == ({visibility}, {self.callers.storage})
+            if asset.sizes == SIZES and asset.added == {()} and there:
                 return asset
         upload = self.callers.new_batch(_STOCK, sizes=SIZES, visibility=visibility)
         status = await self.callers.send(self.service.url, upload)
@@ -97,6 +99,14 @@ async def withdrawal(stage: Stage) -> Asset:
     return await _change(stage, "public", "private")
 
 
+async def move(stage: Stage) -> Asset:
+    asset = await stage.asset("private")
+    stage.service.arm()
+    with suppress(Unanswered):
+        await stage.callers.move(stage.service.url, asset, CELLAR)
+    return asset
+
+
 async def keyed_upload(stage: Stage) -> Upload:
     return await stage.upload(stage.callers.new_upload(keyed=True))
 
@@ -123,6 +133,7 @@ REQUESTS: dict[Scene, Callable[[Stage], Awaitable[Upload | Asset]]] = {
     Scene.GROWTH: growth,
     Scene.PUBLISHING: publishing,
     Scene.WITHDRAWAL: withdrawal,
+    Scene.MOVE: move,
     Scene.KEYED_UPLOAD: keyed_upload,
     Scene.KEYED_BATCH: keyed_batch,
     Scene.KEYED_REFUSAL: keyed_refusal,

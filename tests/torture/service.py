@@ -20,9 +20,13 @@ from functools import wraps
 from json import dumps, loads
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tests.torture.steps import NAMED, Point
+from tests.torture.steps import CELLAR, NAMED, Point
+
+if TYPE_CHECKING:
+    from smart_assets.settings import Settings
+    from smart_assets.storage.local import LocalStorage
 
 STEP = "TORTURE_STEP"
 FOLDER = "TORTURE_FOLDER"
@@ -33,13 +37,16 @@ ENDED = "ended"
 """The file in a service's folder that says how it ended: its exit code, or minus the signal."""
 OUTPUT = "output.txt"
 
+SERVE = ("serve", "--port", "0")
+
 
 @dataclass(frozen=True)
 class Order:
-    """A service to be started in a folder, with this environment and no other."""
+    """A command to be run in a folder, with this environment and no other: a service, unless it is another."""
 
     folder: str
     environment: dict[str, str]
+    arguments: tuple[str, ...] = SERVE
 
     def to_line(self) -> str:
         """As `from_line` reads it."""
@@ -181,7 +188,13 @@ def _become_a_service(order: Order) -> None:
     os.dup2(1, 2)
     if step := os.environ.get(STEP):
         Fault(step, NAMED[step].point, Path(os.environ[FOLDER])).install()
-    sys.argv = ["smart-assets", "serve", "--port", "0"]
+    sys.argv = ["smart-assets", *order.arguments]
+
+
+def _cellar(name: str, settings: Settings) -> LocalStorage:
+    from smart_assets.storage.local import LocalStorage
+
+    return LocalStorage(name, settings.data_dir / CELLAR, settings.temporary_dir)
 
 
 def main() -> None:
@@ -190,7 +203,9 @@ def main() -> None:
 
     import smart_assets.main  # noqa: F401
     from smart_assets import cli
+    from smart_assets.storage.factory import register_backend
 
+    register_backend(CELLAR, _cellar)
     forks = Forks()
     for line in sys.stdin:
         pid = forks.new(Order.from_line(line))

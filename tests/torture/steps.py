@@ -28,6 +28,8 @@ class Scene(Enum):
     """Sizes are added to an asset that is there."""
     PUBLISHING = auto()
     WITHDRAWAL = auto()
+    MOVE = auto()
+    """To the cellar."""
     KEYED_UPLOAD = auto()
     KEYED_BATCH = auto()
     KEYED_REFUSAL = auto()
@@ -55,9 +57,12 @@ class Remains(Enum):
     """The asset, with the sizes it had."""
     GROWN = auto()
     """The asset, with all that were added."""
+    STAYED = auto()
+    """The asset, whole, where it was."""
+    MOVED = auto()
 
 
-NOTHING, WHOLE, ANSWER, PRIVATE, PUBLIC, AS_BEFORE, GROWN = Remains
+NOTHING, WHOLE, ANSWER, PRIVATE, PUBLIC, AS_BEFORE, GROWN, STAYED, MOVED = Remains
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,9 @@ class Step:
         only = {"smart_assets.storage.local": "local", "botocore.client": "s3"}
         return only.get(self.point.target.partition(":")[0], storage) == storage
 
+
+CELLAR = "cellar"
+"""A second storage, on the same disk, that every service has: where assets are moved to."""
 
 A_SIZE = "120"
 """A size that every scene with sizes asks for."""
@@ -195,6 +203,24 @@ def _change(name: str, scene: Scene, was: Remains, becomes: Remains) -> Iterator
     yield Step(f"{name}: closed, not answered", scene, _committed("finish_moving"), becomes)
 
 
+def _move() -> Iterator[Step]:
+    """Undone before the row is switched, and finished from there on."""
+    scene = Scene.MOVE
+    emptied = _before(f"{_REPOSITORY}.close_move")
+    yield Step("move: begun, in its transaction", scene, _written("begin_moving_to"), STAYED)
+    yield Step("move: begun", scene, _committed("begin_moving_to"), STAYED)
+    yield Step("move: one object fetched", scene, _after(f"{_SPOOL}.finish"), STAYED)
+    yield Step("move: original copied", scene, _after(f"{_STORAGE}.upload", ".original."), STAYED)
+    yield Step("move: one size copied", scene, _after(f"{_STORAGE}.upload", f".{A_SIZE}."), STAYED)
+    yield Step("move: every object copied", scene, _before(f"{_REPOSITORY}.switch_storage"), STAYED)
+    yield Step("move: switched, in its transaction", scene, _written("switch_storage"), STAYED)
+    yield Step("move: switched", scene, _committed("switch_storage"), MOVED)
+    yield Step("move: one old copy removed", scene, _after(f"{_STORAGE}._try_to_remove"), MOVED)
+    yield Step("move: old copies removed", scene, emptied, MOVED)
+    yield Step("move: closed, in its transaction", scene, _written("close_move"), MOVED)
+    yield Step("move: closed, not answered", scene, _committed("close_move"), MOVED)
+
+
 def _key() -> Iterator[Step]:
     upload, batch = Scene.KEYED_UPLOAD, Scene.KEYED_BATCH
     yield Step("key: claimed, in its transaction", upload, _written("claim_key"), NOTHING)
@@ -242,6 +268,16 @@ def _repair() -> Iterator[Step]:
     yield step("one published object taken back", made_private, PRIVATE, after="publishing: every object moved")
     yield step("one object withdrawn", made_private, PRIVATE, after="withdrawal: begun")
     yield step("withdrawal closed", _committed("finish_moving"), PRIVATE, after="withdrawal: one object moved")
+    copied, switched = "move: every object copied", "move: switched"
+    one_removed, emptied = _after(f"{_STORAGE}._try_to_remove"), _before(f"{_REPOSITORY}.close_move")
+    yield step("move taken over", _committed("take_over"), STAYED, after=copied)
+    yield step("move's row held", _committed("hold_move"), STAYED, after=copied)
+    yield step("one copy removed", one_removed, STAYED, after=copied)
+    yield step("move undone, not closed", emptied, STAYED, after="move: original copied")
+    yield step("move undone", _committed("close_move"), STAYED, after="move: one size copied")
+    yield step("switched move taken over", _committed("take_over"), MOVED, after=switched)
+    yield step("one old copy removed", one_removed, MOVED, after=switched)
+    yield step("move finished, not closed", emptied, MOVED, after="move: one old copy removed")
     yield step("key freed", _committed("free_abandoned_keys"), NOTHING, after="key: claimed")
     yield step("dead lease dropped", _committed("drop_leases"), NOTHING, after="upload: intent durable")
 
@@ -254,6 +290,7 @@ STEPS = (
     *_growth(),
     *_change("publishing", Scene.PUBLISHING, PRIVATE, PUBLIC),
     *_change("withdrawal", Scene.WITHDRAWAL, PUBLIC, PRIVATE),
+    *_move(),
     *_key(),
     *_repair(),
 )
