@@ -28,12 +28,13 @@ $(VENV)/dev.stamp: requirements/dev.txt $(VENV)/serve.stamp
 	@$(PIP) --require-hashes -r requirements/dev.txt
 	@touch $@
 
-# Storages whose libraries are not installed by default: make serve EXTRAS="gcs azure", or EXTRAS=all.
+# Storages, and a database, whose libraries are not installed by default: make serve EXTRAS="gcs azure", or EXTRAS=all.
 EXTRAS ?=
-ON_DEMAND := $(if $(filter all,$(EXTRAS)),gcs azure,$(filter gcs azure,$(EXTRAS)))
+EXTRA := gcs azure postgres
+ON_DEMAND := $(if $(filter all,$(EXTRAS)),$(EXTRA),$(filter $(EXTRA),$(EXTRAS)))
 
 $(VENV)/extra-%.stamp: requirements/%.txt $(VENV)/serve.stamp
-	@echo "Installing what the storage $* needs (once) ..."
+	@echo "Installing what $* needs (once) ..."
 	@$(PIP) --require-hashes -r $<
 	@touch $@
 
@@ -75,7 +76,7 @@ check: $(VENV)/dev.stamp ## Run everything a change must pass: formatting, lint,
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n auto --dist worksteal --ignore=tests/live
 
-live: $(VENV)/live.stamp ## Run the storage contract, and uploads over HTTP, against real servers
+live: $(VENV)/live.stamp ## Run the storage contract, the catalogue, and uploads over HTTP, against real servers
 	$(BIN)/pytest -n auto --contract-summary tests/live tests/storage
 
 torture: $(VENV)/live.stamp ## Starve the service, kill it hundreds of times, on disk and on S3, then ten minutes of load
@@ -97,7 +98,7 @@ openapi: $(VENV)/dev.stamp ## Write openapi/ from the code
 lock: ## Refresh the lock files (needs uv)
 	$(LOCK) pyproject.toml --extra s3 --extra cloudinary --group build --output-file requirements/serve.txt
 	$(LOCK) pyproject.toml --all-extras --group dev --constraints requirements/serve.txt --output-file requirements/dev.txt
-	for extra in gcs azure; do $(LOCK) pyproject.toml --extra $$extra --constraints requirements/dev.txt --output-file requirements/$$extra.txt || exit; done
+	for extra in $(EXTRA); do $(LOCK) pyproject.toml --extra $$extra --constraints requirements/dev.txt --output-file requirements/$$extra.txt || exit; done
 	$(LOCK) --group live --constraints requirements/dev.txt --output-file requirements/live.txt
 	$(LOCK) --group bench --constraints requirements/dev.txt --output-file requirements/bench.txt
 	$(LOCK) --group thumbor --output-file requirements/thumbor.txt

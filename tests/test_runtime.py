@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 
 import pytest
 from prometheus_client import REGISTRY
@@ -46,3 +47,21 @@ async def test_a_storage_that_cannot_be_used_is_told_of_at_the_start_and_counted
     assert failures() == before + 1
     (told,) = [record for record in caplog.records if getattr(record, "storage", None) == "faulty"]
     assert "could not be checked" in told.message or "the bucket does not exist" in told.__dict__["detail"]
+
+
+@pytest.mark.parametrize("url", ["postgresql://ann:sesame@127.0.0.1/assets", "postgres://127.0.0.1/assets"])
+async def test_postgresql_without_its_library_says_what_to_install(
+    start_service: StartService, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(ConfigurationError, match=r"smart-assets\[postgres\]") as refused:
+        async with start_service(database_url=url):
+            pass
+    assert "sesame" not in str(refused.value)
+
+
+async def test_a_database_url_that_cannot_be_read_is_not_repeated(start_service: StartService) -> None:
+    with pytest.raises(ConfigurationError, match="ASSETS_DATABASE_URL") as refused:
+        async with start_service(database_url="postgresql://ann:ses@me@db:port/assets"):
+            pass
+    assert "ses" not in str(refused.value)

@@ -45,6 +45,8 @@ def test_an_open_service_refuses_to_be_reached_by_others(host: str) -> None:
         ("ASSETS_MAX_PIXELS", "0"),
         ("ASSETS_PUBLIC_URL", "assets.example.com"),
         ("ASSETS_DATABASE_URL", "mysql://x"),
+        ("ASSETS_DATABASE_URL", "postgresql+asyncpg://x"),
+        ("ASSETS_POSTGRESQL__WRITERS", "0"),
         ("ASSETS_POLICY__FORMATS", "jpeg,tiff"),
         ("ASSETS_API_KEYS", "short"),
         ("ASSETS_API_KEYS", ","),
@@ -94,3 +96,11 @@ def test_every_setting_of_a_storage_is_documented(group: str) -> None:
     documented = set(re.findall(rf"`{PREFIX}{group.upper()}__([A-Z0-9_]+)`", document))
     settings = type(getattr(Settings(), group))
     assert documented == {name.upper() for name in settings.model_fields}
+
+
+@pytest.mark.parametrize("url", ["sqlite:///a.sqlite3", "postgresql://ann:sesame@db/assets", "postgres://db/assets"])
+def test_a_database_is_told_and_its_password_is_not(url: str) -> None:
+    settings = load_settings(database_url=url)
+    assert settings.database_url is not None
+    assert settings.database_url.get_secret_value() == url
+    assert "sesame" not in repr(settings)

@@ -81,7 +81,7 @@ async def running(settings: Settings, *, serves: bool = True) -> AsyncIterator[R
     """
     prepare(settings)
     async with AsyncExitStack() as closing:
-        database = await to_thread.run_sync(Database.open, database_url(settings))
+        database = await to_thread.run_sync(Database.open, database_url(settings), settings.postgresql)
         closing.push_async_callback(database.close)
         lease = Lease(database)
         await lease.renew()
@@ -157,10 +157,10 @@ async def looking(settings: Settings, *, read_only: bool, make: bool = False) ->
     async with AsyncExitStack() as closing:
         if make:
             prepare(settings)
-            database = await to_thread.run_sync(Database.open, database_url(settings))
+            database = await to_thread.run_sync(Database.open, database_url(settings), settings.postgresql)
         else:
             database = await to_thread.run_sync(
-                partial(Database.open_as_it_is, database_url(settings), read_only=read_only)
+                partial(Database.open_as_it_is, database_url(settings), settings.postgresql, read_only=read_only)
             )
         closing.push_async_callback(database.close)
         if not settings.data_dir.is_dir():
@@ -223,7 +223,9 @@ def make_directories(settings: Settings) -> None:
 
 def database_url(settings: Settings) -> str:
     """Where the catalogue is."""
-    return settings.database_url or f"sqlite:///{settings.data_dir / 'catalogue.sqlite3'}"
+    if settings.database_url is None:
+        return f"sqlite:///{settings.data_dir / 'catalogue.sqlite3'}"
+    return settings.database_url.get_secret_value()
 
 
 async def _open_storages(storages: Storages, database: Database, settings: Settings) -> list[StorageBackend]:

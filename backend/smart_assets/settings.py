@@ -546,6 +546,34 @@ NamedStorages = dict[
 ]
 
 
+class PostgresqlSettings(_Group):
+    """The catalogue in PostgreSQL, where `ASSETS_DATABASE_URL` names one. Each process has connections of its own."""
+
+    readers: int = Field(4, ge=1, le=64, description="Connections for reading.")
+    writers: int = Field(
+        4, ge=1, le=64, description="Connections for writing. A job that one process of all does takes one more."
+    )
+    wait_seconds: float = Field(
+        15, gt=0, description="How long a call waits for one of them before it is answered `busy`."
+    )
+    connect_timeout_seconds: int = Field(5, ge=2, description="How long to wait for a new connection.")
+    statement_timeout_seconds: float = Field(
+        30, ge=1, description="Longest time one statement may take, and a transaction may stand still."
+    )
+    lock_timeout_seconds: float = Field(
+        10, gt=0, description="How long to wait for a row that another transaction is changing."
+    )
+
+
+def _check_database_url(value: SecretStr | None) -> SecretStr | None:
+    if value is not None and not _DATABASE_URL.match(value.get_secret_value()):
+        raise ValueError("must begin with sqlite:/// or postgresql://")
+    return value
+
+
+_DATABASE_URL = re.compile(r"sqlite:///|postgres(ql)?(\+psycopg)?://")
+
+
 class Settings(BaseSettings):
     """Everything that can be set."""
 
@@ -570,8 +598,10 @@ class Settings(BaseSettings):
     public_url: Annotated[str | None, AfterValidator(lambda url: url and _without_trailing_slash(url))] = Field(
         None, pattern=r"^https?://\S+$", description="Where callers reach the service; by default from each request."
     )
-    database_url: str | None = Field(
-        None, pattern=r"^sqlite:///", description="The catalogue's database; by default SQLite in the data directory."
+    database_url: Annotated[SecretStr | None, AfterValidator(_check_database_url)] = Field(
+        None,
+        description="The catalogue's database: `postgresql://user:password@host/name` for several machines; by default "
+        "SQLite in the data directory (`sqlite:///path` puts it elsewhere).",
     )
     default_storage: str = Field("local", description="The storage of an upload that names none.")
     max_upload_bytes: int = Field(50 * MiB, ge=1, description="Most bytes of one uploaded file.")
@@ -618,6 +648,7 @@ class Settings(BaseSettings):
     retention: RetentionSettings = RetentionSettings()
     memory: MemoryStorageSettings = MemoryStorageSettings()
     direct: DirectStorageSettings = DirectStorageSettings()
+    postgresql: PostgresqlSettings = PostgresqlSettings()
     s3: S3Settings = Field(default_factory=S3Settings)
     cloudinary: CloudinarySettings = Field(default_factory=CloudinarySettings)
     gcs: GcsSettings = Field(default_factory=GcsSettings)

@@ -1,7 +1,7 @@
 """A job is done by one process of all at a time."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -9,8 +9,7 @@ from smart_assets.catalogue.database import Database
 
 
 @pytest.fixture
-async def two(tmp_path: Path) -> AsyncIterator[tuple[Database, Database]]:
-    url = f"sqlite:///{tmp_path}/catalogue.sqlite3"
+async def two(url: str) -> AsyncIterator[tuple[Database, Database]]:
     databases = Database.open(url), Database.open(url)
     yield databases
     for database in databases:
@@ -31,3 +30,27 @@ async def test_one_job_is_in_no_other_ones_way(two: tuple[Database, Database]) -
     one, other = two
     async with one.job("retention") as mine, other.job("migration") as theirs:
         assert (mine, theirs) == (True, True)
+
+
+async def test_who_is_cancelled_in_the_middle_is_in_nobodys_way(two: tuple[Database, Database]) -> None:
+    one, other = two
+    begun = asyncio.Event()
+
+    async def work() -> None:
+        async with one.job("retention") as mine:
+            assert mine
+            begun.set()
+            await asyncio.Event().wait()
+
+    for _ in range(10):
+        begun.clear()
+        for moment in (0, 1):
+            working = asyncio.create_task(work())
+            if moment:
+                await begun.wait()
+            else:
+                await asyncio.sleep(0.0005)
+            working.cancel()
+            await asyncio.wait({working})
+        async with other.job("retention") as theirs:
+            assert theirs

@@ -73,6 +73,7 @@ async def plans(database: Database, work: Callable[[Repository], Any], *, writes
         statements.append((statement, parameters))
 
     def explained(catalogue: Repository) -> list[str]:
+        engine = catalogue._connection.engine
         event.listen(engine, "before_cursor_execute", note)
         work(catalogue)
         event.remove(engine, "before_cursor_execute", note)
@@ -82,7 +83,6 @@ async def plans(database: Database, work: Callable[[Repository], Any], *, writes
             for step in catalogue._connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
         ]
 
-    engine = database._writing if writes else database._reading
     steps = await (database.write if writes else database.read)(explained)
     assert statements
     return steps

@@ -1,11 +1,12 @@
 """The catalogue: what is written is found again, and rows change only from the state the caller thinks they are in."""
 
 import asyncio
+import random
 import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from functools import partial
 from typing import Never
 from uuid import UUID
 
@@ -17,10 +18,11 @@ from sqlalchemy import event
 
 from smart_assets.assets.objects import created_at, first_id_at, new_asset_id
 from smart_assets.catalogue.database import Database
-from smart_assets.catalogue.models import AssetRecord, AssetState, VariantRecord
+from smart_assets.catalogue.models import AssetRecord, AssetState, KeyRecord, VariantRecord
 from smart_assets.catalogue.repository import AssetFilter, Repository, fold
-from smart_assets.errors import CatalogueUnavailable, ConfigurationError
+from smart_assets.errors import CatalogueUnavailable
 from smart_assets.formats import ImageFormat
+from smart_assets.settings import PostgresqlSettings
 from smart_assets.visibility import Visibility
 
 LEASE = "lease/1"
@@ -28,8 +30,8 @@ EVERYTHING = AssetFilter()
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    database = Database.open(f"sqlite:///{tmp_path}/catalogue.sqlite3")
+async def database(url: str) -> AsyncIterator[Database]:
+    database = Database.open(url)
     yield database
     await database.close()
 
@@ -272,7 +274,8 @@ async def test_one_failure_among_many_writers_is_its_own_alone(database: Databas
     assert len(await ids(database)) == 16
 
 
-async def test_a_write_that_is_cancelled_before_its_turn_never_happens(database: Database) -> None:
+async def test_a_write_that_is_cancelled_before_its_turn_never_happens(url: str) -> None:
+    database = Database.open(url, PostgresqlSettings(writers=1))
     begun, go_on = threading.Event(), threading.Event()
 
     def slow(_: Repository) -> None:
@@ -293,10 +296,10 @@ async def test_a_write_that_is_cancelled_before_its_turn_never_happens(database:
         with pytest.raises(asyncio.CancelledError):
             await task
     await keep(database, record)
+    await database.close()
 
 
-async def test_writers_of_two_processes_take_turns(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/catalogue.sqlite3"
+async def test_writers_of_two_processes_lose_nothing(url: str) -> None:
     first, second = Database.open(url), Database.open(url)
     async with anyio.create_task_group() as group:
         for database in (first, second) * 40:
@@ -307,17 +310,101 @@ async def test_writers_of_two_processes_take_turns(tmp_path: Path) -> None:
     await second.close()
 
 
-async def test_a_catalogue_that_is_gone_is_an_error_of_ours(tmp_path: Path) -> None:
-    database = Database.open(f"sqlite:///{tmp_path}/catalogue.sqlite3")
+async def test_a_catalogue_that_is_gone_is_an_error_of_ours(database: Database) -> None:
     await database.write(lambda catalogue: catalogue._connection.exec_driver_sql("DROP TABLE leases"))
     with pytest.raises(CatalogueUnavailable):
         await database.read(lambda catalogue: catalogue.beats())
-    await database.close()
 
 
-def test_a_folder_that_is_not_there_is_said_at_start(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="catalogue"):
-        Database.open(f"sqlite:///{tmp_path}/missing/catalogue.sqlite3")
+async def test_what_one_transaction_has_got_another_changes_only_after_it(url: str) -> None:
+    """Else a row is deleted by the keys it had when it was read, and its bytes stay at those it has got meanwhile."""
+    first, second = Database.open(url), Database.open(url)
+    (kept,) = await keep(first, a_record())
+    got, go_on = threading.Event(), threading.Event()
+
+    def delete(catalogue: Repository) -> AssetRecord | None:
+        there = catalogue.get(kept.id)
+        got.set()
+        go_on.wait(10)
+        assert catalogue.get(kept.id) == there
+        return catalogue.begin_deleting(kept.id, LEASE)
+
+    deleting = asyncio.create_task(first.write(delete))
+    await asyncio.to_thread(got.wait, 10)
+    changed = replace(kept, filename="new.jpg", version=2)
+    changing = asyncio.create_task(second.write(lambda catalogue: catalogue.change(changed, 1)))
+    done, _ = await asyncio.wait({changing}, timeout=0.1)
+    assert not done
+    go_on.set()
+    assert await deleting == replace(kept, state=AssetState.DELETING, lease=LEASE)
+    assert not await changing
+    await first.close()
+    await second.close()
+
+
+async def test_of_many_who_ask_at_once_one_says_who_the_catalogue_is(url: str) -> None:
+    databases = [Database.open(url) for _ in range(4)]
+    known = await asyncio.gather(
+        *(each.write(partial(Repository.identity, candidate=new_asset_id())) for each in databases * 3)
+    )
+    assert len(set(known)) == 1
+    for each in databases:
+        await each.close()
+
+
+async def test_no_number_of_a_run_is_given_twice(url: str) -> None:
+    databases = [Database.open(url) for _ in range(4)]
+    runs = await asyncio.gather(*(each.write(partial(Repository.next_run, storage="s3")) for each in databases * 5))
+    assert sorted(runs) == list(range(1, 21))
+    assert await databases[0].write(lambda catalogue: catalogue.next_run("s3", beyond=99)) == 100
+    assert await databases[0].read(lambda catalogue: catalogue.runs("s3")) == 100
+    for each in databases:
+        await each.close()
+
+
+async def test_of_the_same_key_at_two_processes_one_wins(url: str) -> None:
+    databases = [Database.open(url) for _ in range(4)]
+    for number in range(10):
+        record = KeyRecord(owner="ann", key=f"k{number}", request="0" * 64, created_at=datetime.now(UTC))
+        won = await asyncio.gather(
+            *(
+                each.write(partial(Repository.claim_key, record=replace(record, claim=f"lease/{claim}")))
+                for claim, each in enumerate(databases)
+            )
+        )
+        assert sum(won) == 1
+        found = await databases[0].read(partial(Repository.find_key, owner="ann", key=record.key))
+        assert found is not None
+        assert found.claim == f"lease/{won.index(True)}"
+    for each in databases:
+        await each.close()
+
+
+async def test_names_come_in_the_order_of_their_letters_codes(database: Database) -> None:
+    names = ["b", "A", "a", "_", "B", "ä", "Z"]
+    await keep(database, *(a_record(storage=name) for name in names))
+    await database.write(lambda catalogue: catalogue.insert_pending([a_record(storage=name) for name in names]))
+    totals = await database.read(lambda catalogue: catalogue.totals())
+    assert [each.storage for each in totals] == sorted(names)
+    assert await database.read(lambda catalogue: catalogue.unsettled_storages()) == tuple(sorted(names))
+
+
+async def test_totals_of_several_storages_are_changed_by_many_at_once(url: str) -> None:
+    """In whatever order each changes them: none waits for another that waits for it."""
+    databases = [Database.open(url) for _ in range(2)]
+    chance = random.Random(6)
+
+    async def one(database: Database) -> None:
+        storages = chance.sample(["a", "b", "c", "d"], 4)
+        records = [a_record(storage=storage) for storage in storages]
+        await database.write(lambda catalogue: catalogue.insert_pending(records))
+        await database.write(lambda catalogue: [catalogue.mark_ready(record) for record in records])
+
+    await asyncio.gather(*(one(each) for each in databases * 20))
+    totals = await databases[0].read(lambda catalogue: catalogue.totals())
+    assert [(each.storage, each.assets, each.bytes) for each in totals] == [(name, 40, 40 * 1077) for name in "abcd"]
+    for each in databases:
+        await each.close()
 
 
 async def test_text_that_is_half_a_surrogate_pair_is_read_back(database: Database) -> None:

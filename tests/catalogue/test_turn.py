@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from smart_assets.catalogue import database
-from smart_assets.catalogue.database import Turn
+from smart_assets.catalogue import sqlite
+from smart_assets.catalogue.sqlite import Turn
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_one_at_a_time_and_the_next_as_soon_as_it_is_given_back(path: str) -> No
 
 def test_who_does_not_get_it_in_time_goes_on_without(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its holder may be a process that was stopped: the database's own lock says what holds then."""
-    monkeypatch.setattr(database, "_TURN_SECONDS", 0.01)
+    monkeypatch.setattr(sqlite, "_TURN_SECONDS", 0.01)
     with closing(Turn(path)) as mine, closing(Turn(path)) as theirs:
         with mine.taken(), theirs.taken():
             pass

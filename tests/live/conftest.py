@@ -7,6 +7,7 @@ import pytest
 from tests.cloudinary_fake import CloudinaryFake, cloudinary_fake
 from tests.live.azurite import azurite as azurite
 from tests.live.gcs_server import gcs as gcs
+from tests.live.postgres import postgres as postgres
 from tests.live.seaweed import seaweed as seaweed
 
 

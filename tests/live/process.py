@@ -59,8 +59,12 @@ def server_process(
     *,
     log: Path,
     environment: Mapping[str, str] | None = None,
+    user: str | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A server that runs as long as the context, once `ready` says so; what it prints goes to `log`."""
+    """A server that runs as long as the context, once `ready` says so; what it prints goes to `log`.
+
+    `user`: as whom, where that is to be another one.
+    """
     with (
         log.open("wb") as output,
         subprocess.Popen(
@@ -70,6 +74,7 @@ def server_process(
             stdin=subprocess.DEVNULL,
             env={**os.environ, **(environment or {})},
             cwd=log.parent,
+            user=user,
         ) as process,
     ):
         try:

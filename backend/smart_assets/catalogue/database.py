@@ -1,307 +1,193 @@
-"""The database and its unit of work: a function over a repository, run in a thread, inside one transaction."""
+"""The database and its unit of work: a function over a repository, run in a thread, inside one transaction.
+
+What is the same on every database is here; `sqlite` and `postgresql` say how each of them does it.
+"""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
-import os
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from queue import SimpleQueue
-from threading import Thread
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, TypeVar
 
+from anyio import CancelScope
 from pydantic_core import from_json
-from sqlalchemy import Engine, create_engine, event
-from sqlalchemy.engine import Connection, make_url
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from smart_assets.catalogue.migrations import HEAD, current_revision, upgrade_to_head
 from smart_assets.catalogue.repository import Repository
 from smart_assets.errors import CatalogueUnavailable, ConfigurationError, NoSpace
-from smart_assets.threads import Job, Threads, wake
+from smart_assets.settings import PostgresqlSettings
+from smart_assets.threads import NoTurn, Threads
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-READERS = 4
-BUSY_TIMEOUT_MS = 10_000
-MAX_SHARED = 64
-"""Transactions that may share one commit."""
-
-_TURN_SECONDS = 1
-_LOOK_SECONDS = 0.0003
+_JOBS = 2
 
 
-class Database:
+class JobLock(Protocol):
+    """What a job holds while one process of all does it. It blocks."""
+
+    def take(self) -> bool:
+        """False where another has it."""
+        ...
+
+    def give_back(self) -> None:
+        """Let it go, where it is held; never raises."""
+        ...
+
+
+class Database(ABC):
     """The catalogue's connections.
 
     `read` and `write` run `work(repository)` in a thread and return its result; `work` is one transaction, committed
     durably when it returns and rolled back when it raises. A task that is cancelled meanwhile hears of it when the
     transaction has ended, one way or the other, so that nothing is committed behind its back.
 
-    SQLite takes one writer at a time, so writers queue here, in order, instead of polling for its lock. Those that
-    queue up during one commit share the next: a commit is a sync of the disk, and costs more than all they do. So
-    `work` may be run a second time, alone, and must do nothing but ask the repository.
+    `work` may be run a second time, and must do nothing but ask the repository. Both raise NoSpace where the database
+    has no room left, and CatalogueUnavailable where it does not answer; it is used again as soon as it does.
     """
 
-    def __init__(self, url: str, *, read_only: bool = False) -> None:
-        """Use `open` where the schema may have to be made first; `read_only`: `write` fails."""
-        self._path = make_url(url).database or ""
-        self._file = _file_at(self._path)
-        self._reading = create_sqlite_engine(url, connections=READERS, read_only=read_only)
-        self._readers = Threads("catalogue-read", READERS)
-        # One connection for all that is written: another one's writing would make it forget the pages it knows.
-        self._writing = create_sqlite_engine(url, connections=1, read_only=read_only)
-        self._turn = Turn(f"{self._path}-turn")
-        self._writes: SimpleQueue[Job[Any] | None] = SimpleQueue()
-        self._writer = Thread(target=self._serve_writes, name="catalogue-write", daemon=True)
-        self._writer.start()
+    def __init__(self, readers: int, *, wait_seconds: float | None = None) -> None:
+        """`readers` read at once; the others wait, at most for `wait_seconds`."""
+        self._readers = Threads("catalogue-read", readers, wait_seconds=wait_seconds)
+        self._jobs = Threads("catalogue-job", _JOBS)
 
-    @classmethod
-    def open(cls, url: str) -> Self:
+    @staticmethod
+    def open(url: str, settings: PostgresqlSettings | None = None) -> Database:
         """Connect, and bring the schema up to date. Blocks; call it once, before the workers start.
 
         Raises ConfigurationError where the database cannot be used, or is newer than this program.
         """
-        engine = create_sqlite_engine(url, connections=1)
-        with _one_sentence():
-            try:
-                upgrade_to_head(engine)
-            finally:
-                engine.dispose()
-        return cls(url)
+        if is_sqlite(url):
+            from smart_assets.catalogue.sqlite import SqliteDatabase
 
-    @classmethod
-    def open_as_it_is(cls, url: str, *, read_only: bool) -> Self:
+            return SqliteDatabase.opened(url)
+        from smart_assets.catalogue.postgresql import PostgresqlDatabase
+
+        return PostgresqlDatabase.opened(url, settings or PostgresqlSettings())
+
+    @staticmethod
+    def open_as_it_is(url: str, settings: PostgresqlSettings | None = None, *, read_only: bool) -> Database:
         """Connect to a catalogue that is there, and neither make nor change its schema. Blocks, as `open` does.
 
         Raises ConfigurationError where there is none, or one of another version of this program.
         """
-        path = make_url(url).database or ""
-        if _file_at(path) is None:
-            raise ConfigurationError(f"there is no catalogue at {path} (set ASSETS_DATA_DIR, or ASSETS_DATABASE_URL)")
-        engine = create_sqlite_engine(url, connections=1, read_only=True)
-        with _one_sentence():
-            try:
-                revision = current_revision(engine)
-            finally:
-                engine.dispose()
-        if revision != HEAD:
-            raise ConfigurationError("the catalogue is not of this version of Smart Assets: start its service once")
-        return cls(url, read_only=read_only)
+        if is_sqlite(url):
+            from smart_assets.catalogue.sqlite import SqliteDatabase
+
+            return SqliteDatabase.opened_as_it_is(url, read_only=read_only)
+        from smart_assets.catalogue.postgresql import PostgresqlDatabase
+
+        return PostgresqlDatabase.opened_as_it_is(url, settings or PostgresqlSettings(), read_only=read_only)
 
     async def read(self, work: Callable[[Repository], Result]) -> Result:
         """Run `work` in a transaction that only reads: it sees one state of the catalogue throughout."""
-        return await self._readers.run(partial(self._read, work))
+        return await in_turn(self._readers, partial(self._run, work, writes=False))
 
+    @abstractmethod
     async def write(self, work: Callable[[Repository], Result]) -> Result:
-        """Run `work` in a transaction of its own; what it changed is durable when this returns."""
-        job = Job(work)
-        self._writes.put(job)
-        return await job.outcome()
+        """Run `work` in a transaction of its own; what it changed is durable when this returns.
+
+        An asset or a key that `work` has got is nobody else's to change before it ends.
+        """
 
     @asynccontextmanager
     async def job(self, name: str) -> AsyncIterator[bool]:
         """Whether this process may do a job now that one of all processes does at a time; if so, until the context
         ends, or the process does."""
-        descriptor = await self._readers.run(partial(_locked, f"{self._path}-{name}"))
+        lock = self._job_lock(name)
         try:
-            yield descriptor is not None
+            yield await self._jobs.run(lock.take)
         finally:
-            if descriptor is not None:
-                os.close(descriptor)
+            try:
+                with CancelScope(shield=True):
+                    await self._jobs.run(lock.give_back)
+            finally:
+                lock.give_back()  # whoever is cancelled over and over
 
     async def close(self) -> None:
         """Close every connection, once what is being written has ended."""
-        self._writes.put(None)
-        await self._readers.run(self._close)
+        await self._jobs.run(self._close)
         self._readers.close()
+        self._jobs.close()
 
     # ── In threads ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _serve_writes(self) -> None:
-        """Commit what waits, again and again."""
-        while (jobs := self._next_writes()) is not None:
-            begun = [job for job in jobs if job.begin()]
-            if len(begun) < 2 or not self._commit_together(begun):
-                for job in begun:
-                    job.run(self._write)
-            if begun:
-                wake(begun)
-
-    def _next_writes(self) -> list[Job[Any]] | None:
-        """Everything that waits now, or the next to come; None at the end."""
-        jobs = []
-        job = self._writes.get()
-        while job is not None:
-            jobs.append(job)
-            if len(jobs) == MAX_SHARED or self._writes.empty():
-                return jobs
-            job = self._writes.get()
-        self._writes.put(None)
-        return jobs or None
-
-    def _commit_together(self, jobs: Sequence[Job[Any]]) -> bool:
-        """Commit `jobs` as one transaction; False where one of them fails: then each is to have its own."""
+    def _run(self, work: Callable[[Repository], Result], *, writes: bool) -> Result:
+        """Run `work` in a transaction, to its end."""
         try:
-            results = self._write(lambda catalogue: [job.work(catalogue) for job in jobs])
-        except (CatalogueUnavailable, NoSpace) as error:  # for each of them, and each would wait for it again
-            for job in jobs:
-                job.fail(error)
-            return True
-        except Exception:  # noqa: BLE001 - run alone, it will raise again, to whom it belongs
-            return False
-        for job, result in zip(jobs, results, strict=True):
-            job.succeed(result)
-        return True
+            return self._transact(work, writes=writes)
+        except SQLAlchemyError as error:
+            known = self._translate(error)
+            if known is None:
+                raise
+            if not isinstance(known, NoSpace):
+                logger.exception("the catalogue does not answer")
+            raise known from error
 
-    def _read(self, work: Callable[[Repository], Result]) -> Result:
-        return self._run(self._reading, work, writes=False)
+    @abstractmethod
+    def _transact(self, work: Callable[[Repository], Result], *, writes: bool) -> Result:
+        """`work` in a transaction: committed, or rolled back and raised."""
 
-    def _write(self, work: Callable[[Repository], Result]) -> Result:
-        with self._turn.taken():
-            return self._run(self._writing, work, writes=True)
+    @abstractmethod
+    def _translate(self, error: SQLAlchemyError) -> CatalogueUnavailable | NoSpace | None:
+        """What the database's error means to a caller; None where it is a bug of ours."""
 
-    def _run(self, engine: Engine, work: Callable[[Repository], Result], *, writes: bool) -> Result:
-        # SQLite goes on with a file that was removed under it; what is committed there nobody else will ever see.
-        if _file_at(self._path) != self._file:
-            raise CatalogueUnavailable("the catalogue's file is gone, or another; try again")
-        try:
-            with transaction(engine, writes=writes) as connection:
-                return work(Repository(connection))
-        except (OperationalError, PoolTimeout) as error:
-            if "disk is full" in str(error):
-                raise NoSpace("no room left for the catalogue") from error
-            logger.exception("the catalogue does not answer")
-            raise CatalogueUnavailable("the catalogue does not answer; try again") from error
+    @abstractmethod
+    def _job_lock(self, name: str) -> JobLock:
+        """The lock of a job, not taken yet."""
 
+    @abstractmethod
     def _close(self) -> None:
-        self._writer.join()
-        self._turn.close()
-        self._writing.dispose()
-        self._reading.dispose()
+        """Wait for what is being written, and close every connection."""
 
 
-class Turn:
-    """Whose turn it is to write, among the processes of a machine.
+async def in_turn(threads: Threads, work: Callable[[], Result]) -> Result:
+    """What `work` comes to, in one of the threads; CatalogueUnavailable where none was free in time."""
+    try:
+        return await threads.run(work)
+    except NoTurn:
+        raise CatalogueUnavailable("the catalogue is busy; try again") from None
 
-    SQLite lets a second writer sleep, from one millisecond to a hundred, and try again: most of that time nobody
-    writes. This lock is looked at more often. It only keeps order: SQLite's own is taken all the same, and who does not
-    get this one in time goes on without.
-    """
 
-    def __init__(self, path: str) -> None:
-        """`path` is where the lock lies, from the first time it is taken."""
-        self._path = path
-        self._descriptor = -1
+def unavailable() -> CatalogueUnavailable:
+    """What a caller hears of a database that does not answer."""
+    return CatalogueUnavailable("the catalogue does not answer; try again")
 
-    @contextmanager
-    def taken(self) -> Iterator[None]:
-        """Wait for it, and keep it for as long as the context lasts. For one thread."""
-        deadline = time.monotonic() + _TURN_SECONDS
-        while not self._try() and time.monotonic() < deadline:
-            time.sleep(_LOOK_SECONDS)
-        try:
-            yield
-        finally:
-            if self._descriptor >= 0:
-                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
-    def close(self) -> None:
-        """Give back what it holds."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def _try(self) -> bool:
-        try:
-            if self._descriptor < 0:
-                self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError as error:  # the directory is gone, or full: the database will say so itself
-            logger.debug("no turns can be taken", extra={"error": repr(error)})
-        return True
+def is_sqlite(url: str) -> bool:
+    """Whether a catalogue is a file. ConfigurationError where its URL cannot be read."""
+    try:
+        return make_url(url).get_backend_name() == "sqlite"
+    except (ArgumentError, ValueError):
+        sentence = "ASSETS_DATABASE_URL cannot be read: it is to look like postgresql://user:password@host:5432/name"
+        raise ConfigurationError(sentence) from None  # what was raised may hold the password
 
 
 @contextmanager
-def _one_sentence() -> Iterator[None]:
+def one_sentence() -> Iterator[None]:
     """ConfigurationError for what the database says where it cannot be used."""
     try:
         yield
     except SQLAlchemyError as error:
-        reason = getattr(error, "orig", None) or error
+        reason = " ".join(str(getattr(error, "orig", None) or error).split())
         raise ConfigurationError(f"the catalogue (ASSETS_DATABASE_URL) cannot be opened: {reason}") from error
 
 
-def _locked(path: str) -> int | None:
-    """A descriptor that holds a lock, which ends with it; None where another has it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
+def another_version() -> ConfigurationError:
+    """What is said of a catalogue that is not of this version, where its schema is not to be changed."""
+    return ConfigurationError("the catalogue is not of this version of Smart Assets: start its service once")
 
 
-def _file_at(path: str) -> tuple[int, int] | None:
-    """Which file the database is just now; None where there is none."""
-    try:
-        status = os.stat(path)  # noqa: PTH116 - a Path costs more than the call, and this is done each time
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def _from_json(text: str) -> Any:
+def json_value(text: str | bytes) -> Any:
     """A JSON column's value. A page of assets has three for each, and pydantic's parser takes a fifth of the time."""
     try:
         return from_json(text)
     except ValueError:  # half a surrogate pair, which Python's JSON may hold
         return json.loads(text)
-
-
-@contextmanager
-def transaction(engine: Engine, *, writes: bool) -> Iterator[Connection]:
-    """A transaction that says at once whether it will write; committed at the end, rolled back after an error.
-
-    Python's driver opens none for a SELECT, so a read followed by a write would lose updates: they are begun by hand.
-    """
-    with engine.begin() as connection:
-        # Not by a listener to SQLAlchemy's own event: with one, every statement looks for listeners to a dozen more.
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-        yield connection
-
-
-def create_sqlite_engine(url: str, *, connections: int, read_only: bool = False) -> Engine:
-    """An engine whose commits survive a power cut; `read_only`: that commits nothing.
-
-    WAL lets readers go on beside the writer; `synchronous=FULL` syncs the log at each commit.
-    """
-    engine = create_engine(
-        make_url(url), pool_size=connections, max_overflow=0, pool_timeout=30, json_deserializer=_from_json
-    )
-
-    @event.listens_for(engine, "connect")
-    def prepare(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None
-        cursor = connection.cursor()
-        for pragma in (
-            f"busy_timeout={BUSY_TIMEOUT_MS}",
-            "query_only=ON" if read_only else "journal_mode=WAL",
-            "synchronous=FULL",
-            "foreign_keys=ON",
-            "temp_store=MEMORY",
-        ):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
-    return engine

@@ -6,15 +6,17 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVarTuple
 from uuid import UUID
 
 from sqlalchemy import (
     Column,
     ColumnElement,
     Row,
+    Select,
     and_,
     bindparam,
+    case,
     delete,
     func,
     insert,
@@ -24,7 +26,7 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.dialects.postgresql import insert as upsert  # which SQLite's compiler takes as well: one for both
 from sqlalchemy.engine import Connection
 
 from smart_assets.catalogue.models import (
@@ -45,6 +47,8 @@ from smart_assets.catalogue.models import (
 )
 from smart_assets.formats import ImageFormat
 from smart_assets.visibility import Visibility
+
+Columns = TypeVarTuple("Columns")
 
 # What a caller may see. Written out, not bound, so that the planner knows it when it chooses an index.
 _VISIBLE: ColumnElement[bool] = literal_column(f"assets.state IN ('{AssetState.READY}', '{AssetState.MOVING}')")
@@ -110,11 +114,33 @@ class StorageTotals:
 
 
 class Repository:
-    """Queries over one open transaction."""
+    """Queries over one open transaction.
 
-    def __init__(self, connection: Connection) -> None:
-        """The transaction is the caller's."""
+    In one that writes, rows that are got by their id or key are locked until its end: what was read of them holds.
+    """
+
+    def __init__(self, connection: Connection, *, writes: bool = False) -> None:
+        """The transaction is the caller's, and `finish` is the last thing in it."""
         self._connection = connection
+        self._writes = writes
+        self._totals: dict[str, tuple[int, int]] = {}
+
+    def finish(self) -> None:
+        """Write what was put off to the end of the transaction.
+
+        All that changes a storage's assets changes one row of totals: it is locked last, and for as short as can be,
+        and several in one order, so that no two transactions ever wait for each other's.
+        """
+        totals = [{"storage": name, "assets": each[0], "bytes": each[1]} for name, each in sorted(self._totals.items())]
+        self._totals.clear()
+        if totals:
+            self._connection.execute(_ADD_TO_TOTALS, totals)
+
+    def _held(self, query: Select[*Columns]) -> Select[*Columns]:
+        """`query`, whose rows are to stay as they are until a transaction that writes ends."""
+        return (
+            query.with_for_update(key_share=True) if self._writes else query
+        )  # SQLite has no such clause, nor needs it
 
     # ── Uploads ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -157,7 +183,7 @@ class Repository:
     def get(self, asset_id: UUID, owner: str | None = None) -> AssetRecord | None:
         """An asset a caller may see; with `owner`, only of that owner."""
         query, where = (_GET, {}) if owner is None else (_GET_OWNED, {"owned_by": owner})
-        row = self._connection.execute(query, {"asset_id": asset_id, **where}).one_or_none()
+        row = self._connection.execute(self._held(query), {"asset_id": asset_id, **where}).one_or_none()
         return _from_row(row) if row is not None else None
 
     def list(
@@ -212,8 +238,10 @@ class Repository:
 
     def totals(self) -> tuple[StorageTotals, ...]:
         """What every storage holds, by name."""
+        self.finish()
         found = []
-        for row in self._connection.execute(select(storage_totals).order_by(storage_totals.c.storage)):
+        # Sorted here: databases order text by their locale.
+        for row in sorted(self._connection.execute(select(storage_totals))):
             of_storage = select(assets.c.created_at).where(assets.c.storage == row.storage, _VISIBLE).limit(1)
             oldest = self._connection.execute(of_storage.order_by(assets.c.id)).scalar()
             newest = self._connection.execute(of_storage.order_by(assets.c.id.desc())).scalar()
@@ -229,7 +257,7 @@ class Repository:
 
     def get_in_any_state(self, asset_id: UUID) -> AssetRecord | None:
         """The row, whether callers may see it or not."""
-        row = self._connection.execute(_ASSET.where(assets.c.id == asset_id)).one_or_none()
+        row = self._connection.execute(self._held(_ASSET.where(assets.c.id == asset_id))).one_or_none()
         return _from_row(row) if row is not None else None
 
     def begin_deleting(self, asset_id: UUID, claim: str, *, version: int | None = None) -> AssetRecord | None:
@@ -392,7 +420,7 @@ class Repository:
             assets.c.state == record.state,
             assets.c.lease.is_not_distinct_from(record.lease),
         )
-        return self._connection.execute(query).one_or_none() is not None
+        return self._connection.execute(self._held(query)).one_or_none() is not None
 
     def give_up_pending(self, record: AssetRecord) -> AssetState | None:
         """From `pending` to `deleting`, under `record`'s claim; the state the row is in then, None where it is gone."""
@@ -422,8 +450,10 @@ class Repository:
             .where(_UNSETTLED, assets.c.storage == storage, assets.c.target_storage.is_not(None))
             .values(state=AssetState.DELETING, storage=assets.c.target_storage, target_storage=None, lease=None)
         )
+        removed = self._connection.execute(delete(assets).where(assets.c.storage == storage)).rowcount
+        self._totals.pop(storage, None)
         self._connection.execute(delete(storage_totals).where(storage_totals.c.storage == storage))
-        return self._connection.execute(delete(assets).where(assets.c.storage == storage)).rowcount
+        return removed
 
     def _update(self, asset_id: UUID, state: AssetState, lease: str | None, /, **values: Any) -> bool:
         """Change a row only where it still is in the state, and under the claim, the caller thinks it is."""
@@ -435,7 +465,8 @@ class Repository:
         return result.rowcount == 1
 
     def _add_to_totals(self, storage: str, count: int, size: int) -> None:
-        self._connection.execute(_ADD_TO_TOTALS, {"storage": storage, "assets": count, "bytes": size})
+        before = self._totals.get(storage, (0, 0))
+        self._totals[storage] = (before[0] + count, before[1] + size)
 
     # ── Retention ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -498,7 +529,11 @@ class Repository:
         """Who this catalogue is; `candidate`, from now on, where nobody asked before."""
         known = self.known_identity()
         if known is None:
-            self._connection.execute(insert(identity).values(id=candidate))
+            if self._connection.dialect.name == "postgresql":  # two could find that nobody asked
+                self._connection.exec_driver_sql("LOCK TABLE identity IN SHARE ROW EXCLUSIVE MODE")
+                known = self.known_identity()
+            if known is None:
+                self._connection.execute(insert(identity).values(id=candidate))
         return known or candidate
 
     def known_identity(self) -> UUID | None:
@@ -511,10 +546,11 @@ class Repository:
 
     def next_run(self, storage: str, *, beyond: int = 0) -> int:
         """Note that it raises the marker once more; a number nobody had before, and greater than `beyond`."""
-        runs = max(self.runs(storage), beyond) + 1
-        statement = upsert(tidied).values(storage=storage, runs=runs)
-        self._connection.execute(statement.on_conflict_do_update(index_elements=["storage"], set_={"runs": runs}))
-        return runs
+        statement = upsert(tidied).values(storage=storage, runs=beyond + 1)
+        runs = case((tidied.c.runs > beyond, tidied.c.runs), else_=beyond) + 1
+        raised = statement.on_conflict_do_update(index_elements=["storage"], set_={"runs": runs})
+        number: int = self._connection.execute(raised.returning(tidied.c.runs)).scalar_one()
+        return number
 
     def newest_id(self) -> UUID | None:
         """The greatest id of all rows; None where there are none."""
@@ -545,7 +581,8 @@ class Repository:
 
     def get_all_in_any_state(self, asset_ids: Collection[UUID]) -> dict[UUID, AssetRecord]:
         """Those rows there are, by id."""
-        rows = self._connection.execute(_ASSET.where(assets.c.id.in_(list(asset_ids))))
+        query = _ASSET.where(assets.c.id.in_(list(asset_ids))).order_by(assets.c.id)  # locked in one order, if at all
+        rows = self._connection.execute(self._held(query))
         return {record.id: record for record in map(_from_row, rows)}
 
     # ── Requests under an Idempotency-Key ───────────────────────────────────────────────────────────────────────────
@@ -553,13 +590,13 @@ class Repository:
     def find_key(self, owner: str, key: str) -> KeyRecord | None:
         """What is known of a request under that key."""
         query = select(idempotency_keys).where(idempotency_keys.c.owner == owner, idempotency_keys.c.key == key)
-        row = self._connection.execute(query).one_or_none()
+        row = self._connection.execute(self._held(query)).one_or_none()
         return KeyRecord(**row._mapping) if row is not None else None  # noqa: SLF001 - SQLAlchemy's public name for it
 
     def claim_key(self, record: KeyRecord) -> bool:
         """Take a key for a request that begins, under its claim; False where it is taken."""
-        result = self._connection.execute(upsert(idempotency_keys).values(_to_key_row(record)).on_conflict_do_nothing())
-        return result.rowcount == 1
+        taking = upsert(idempotency_keys).values(_to_key_row(record)).on_conflict_do_nothing()
+        return self._connection.execute(taking.returning(idempotency_keys.c.key)).one_or_none() is not None
 
     def finish_key(self, record: KeyRecord) -> bool:
         """Remember what came of the request; False where the key is not under `record`'s claim any more."""
@@ -593,6 +630,7 @@ class Repository:
             .where(idempotency_keys.c.created_at < before, idempotency_keys.c.claim.is_(None))
             .order_by(idempotency_keys.c.created_at)
             .limit(limit)
+            .with_for_update(skip_locked=True)  # another process forgets them, and the next ones are for another time
         )
         query = delete(idempotency_keys).where(tuple_(idempotency_keys.c.owner, idempotency_keys.c.key).in_(old))
         return self._connection.execute(query).rowcount
@@ -614,13 +652,13 @@ class Repository:
 
     def drop_leases(self, last_beats: Mapping[str, int]) -> None:
         """Forget leases of processes that are gone: those that are still at their last beat."""
-        for lease, beat in last_beats.items():
+        for lease, beat in sorted(last_beats.items()):
             self._connection.execute(delete(leases).where(leases.c.id == lease, leases.c.beat == beat))
 
     def unsettled_storages(self) -> tuple[str, ...]:
         """The storages at which rows are settled that somebody is, or was, at work on."""
-        query = select(_SETTLED_AT).where(_UNSETTLED).distinct().order_by(_SETTLED_AT)
-        return tuple(self._connection.execute(query).scalars())
+        query = select(_SETTLED_AT).where(_UNSETTLED).distinct()
+        return tuple(sorted(self._connection.execute(query).scalars()))
 
     def abandoned(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Connection, Engine, inspect, text
 
 from smart_assets.errors import ConfigurationError
 
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 HEAD = "0003"
 """The newest revision in `versions/`; a test holds the two together."""
+
+LOCK = int.from_bytes(b"schema")
+"""The advisory lock of whoever changes the schema."""
 
 
 def upgrade_to_head(engine: Engine) -> None:
@@ -27,7 +30,7 @@ def upgrade_to_head(engine: Engine) -> None:
 
     try:
         with engine.begin() as connection:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            _begin_alone(connection)
             configuration = alembic_config()
             configuration.attributes["connection"] = connection
             command.upgrade(configuration, "head")
@@ -35,6 +38,18 @@ def upgrade_to_head(engine: Engine) -> None:
         raise ConfigurationError(
             "the catalogue was made by a newer version of Smart Assets; run that version, or restore a backup"
         ) from error
+
+
+def _begin_alone(connection: Connection) -> None:
+    """Wait until no other process changes the schema: of several that start at once, one does."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        return
+    # However long the other one takes; `lock_timeout` is for the tables themselves, which a service may be using.
+    tables = connection.exec_driver_sql("SHOW lock_timeout").scalar_one()
+    connection.execute(text("SELECT set_config('statement_timeout', '0', true), set_config('lock_timeout', '0', true)"))
+    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+    connection.execute(text("SELECT set_config('lock_timeout', :tables, true)"), {"tables": tables})
 
 
 def current_revision(engine: Engine) -> str | None:
