@@ -79,11 +79,12 @@ check: $(VENV)/dev.stamp ## Run everything a change must pass: formatting, lint,
 live: $(VENV)/live.stamp ## Run the storage contract, the catalogue, and uploads over HTTP, against real servers
 	$(BIN)/pytest -n auto --contract-summary tests/live tests/storage
 
-torture: $(VENV)/live.stamp ## Starve the service, kill it hundreds of times, on disk and on S3, then ten minutes of load
+torture: $(VENV)/live.stamp ## Starve the service, kill it hundreds of times, on disk, on S3 and in PostgreSQL, then ten minutes of load
 	$(BIN)/pytest -n auto $(HARM)
 	$(BIN)/python -m tests.torture --kills 300
 	$(BIN)/python -m tests.torture --kills 300 --processes 2
 	$(BIN)/python -m tests.torture --kills 100 --storage s3
+	$(BIN)/python -m tests.torture --kills 100 --processes 2 --database postgres
 	$(BIN)/python -m tests.load --minutes 10
 
 bench: $(VENV)/bench.stamp ## Measure everything beside its peers, ten minutes; what came of it is in docs/performance.md

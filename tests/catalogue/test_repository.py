@@ -1,6 +1,7 @@
 """The catalogue: what is written is found again, and rows change only from the state the caller thinks they are in."""
 
 import asyncio
+import logging
 import random
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -119,6 +120,12 @@ async def test_lists_are_filtered(database: Database, criteria: AssetFilter) -> 
     )
     await keep(database, a_record(), wanted, a_record())
     assert await ids(database, criteria) == [wanted.id]
+
+
+@pytest.mark.parametrize("criteria", [AssetFilter(tag="a\0"), AssetFilter(filename_contains="\0")])
+async def test_nothing_has_a_text_that_cannot_be(database: Database, criteria: AssetFilter) -> None:
+    await keep(database, a_record())
+    assert await ids(database, criteria) == []
 
 
 async def test_pages_follow_one_another_while_assets_come_and_go(database: Database) -> None:
@@ -389,8 +396,11 @@ async def test_names_come_in_the_order_of_their_letters_codes(database: Database
     assert await database.read(lambda catalogue: catalogue.unsettled_storages()) == tuple(sorted(names))
 
 
-async def test_totals_of_several_storages_are_changed_by_many_at_once(url: str) -> None:
+async def test_totals_of_several_storages_are_changed_by_many_at_once(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """In whatever order each changes them: none waits for another that waits for it."""
+    caplog.set_level(logging.INFO)
     databases = [Database.open(url) for _ in range(2)]
     chance = random.Random(6)
 
@@ -403,6 +413,7 @@ async def test_totals_of_several_storages_are_changed_by_many_at_once(url: str) 
     await asyncio.gather(*(one(each) for each in databases * 20))
     totals = await databases[0].read(lambda catalogue: catalogue.totals())
     assert [(each.storage, each.assets, each.bytes) for each in totals] == [(name, 40, 40 * 1077) for name in "abcd"]
+    assert caplog.records == [], "none had to be run again"
     for each in databases:
         await each.close()
 

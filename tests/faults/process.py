@@ -1,7 +1,7 @@
 """The real service as a process of its own, what it takes of the machine, and an audit of what it left behind.
 
-The audit asks nobody of ours: it reads the catalogue with SQLite and the folder with the system, and computes keys,
-hashes and sums anew.
+The audit asks nobody of ours: it reads the catalogue with its own driver and the folder with the system, and
+computes keys, hashes and sums anew.
 """
 
 from __future__ import annotations
@@ -11,23 +11,22 @@ import json
 import os
 import re
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 
 from smart_assets.settings import PREFIX
+from tests.tables import keep_elsewhere, tables_of
 
 COMMAND: Final = (str(Path(sys.executable).with_name("smart-assets")),)
 
@@ -57,11 +56,12 @@ class ServiceProcess:
         self._command = command
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
         self._environment = inherited | {f"{PREFIX}DATA_DIR": str(self.data)} | environment
+        if url := environment.get(f"{PREFIX}DATABASE_URL"):
+            keep_elsewhere(self.data, url)
         self.url = ""
 
     def __enter__(self) -> Self:
-        number = len(list(self.folder.glob("output-*.txt")))
-        self._output = self.folder / f"output-{number}.txt"
+        self._output = self.folder / f"output-{uuid4().hex}.txt"
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
                 [*self._command, "serve", "--port", "0"],
@@ -230,9 +230,8 @@ def _field(status: str, name: str) -> str:
 
 def rows(data: Path) -> list[dict[str, Any]]:
     """Every row of the catalogue, whatever its state, in the order of the ids."""
-    with closing(sqlite3.connect(data / "catalogue.sqlite3")) as catalogue:
-        catalogue.row_factory = sqlite3.Row
-        return [dict(row) for row in catalogue.execute("SELECT * FROM assets ORDER BY id")]
+    with tables_of(data) as tables:
+        return tables.select("SELECT * FROM assets ORDER BY id")
 
 
 def states(data: Path) -> Counter[str]:
@@ -308,13 +307,17 @@ def _objects_of(row: Mapping[str, Any]) -> dict[str, tuple[int, str | None]]:
 
 def _wrong_in_catalogue(data: Path, found: Sequence[Mapping[str, Any]], *, stopped: bool) -> list[str]:
     wrong = []
-    with closing(sqlite3.connect(data / "catalogue.sqlite3")) as catalogue:
-        (healthy,) = catalogue.execute("PRAGMA integrity_check").fetchone()
-        totals = {row[0]: row[1:] for row in catalogue.execute("SELECT storage, assets, bytes FROM storage_totals")}
-        (claimed,) = catalogue.execute("SELECT count(*) FROM idempotency_keys WHERE claim IS NOT NULL").fetchone()
-        (leases,) = catalogue.execute("SELECT count(*) FROM leases").fetchone()
-    if healthy != "ok":
-        wrong.append(f"the catalogue is damaged: {healthy}")
+    with tables_of(data) as tables:
+        damage = tables.damage()
+        held = tables.select("SELECT * FROM storage_totals")
+        claimed = len(tables.select("SELECT key FROM idempotency_keys WHERE claim IS NOT NULL"))
+        leases = len(tables.select("SELECT id FROM leases"))
+        tagged = {(row["tag"], UUID(row["asset_id"])) for row in tables.select("SELECT * FROM asset_tags")}
+    totals = {row["storage"]: (row["assets"], row["bytes"]) for row in held}
+    if damage:
+        wrong.append(f"the catalogue is damaged: {damage}")
+    if tagged != (said := {(tag, UUID(row["id"])) for row in found for tag in json.loads(row["tags"])}):
+        wrong.append(f"tags that do not agree with their assets: {sorted(tagged ^ said)}")
     counted: dict[str, tuple[int, int]] = {}
     for row in found:
         assets, size = counted.get(row["storage"], (0, 0))

@@ -1,6 +1,6 @@
 """`make torture`: every named step, then random kills.
 
-python -m tests.torture --kills 300 --seed 7 --processes 2 --storage s3
+python -m tests.torture --kills 300 --seed 7 --processes 2 --storage s3 --database postgres
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def main() -> int:
         help="1: a new process finishes what the killed one left; 2: another one that shares its data directory does",
     )
     parser.add_argument("--storage", choices=["local", "s3"], default="local")
+    parser.add_argument("--database", choices=["sqlite", "postgres"], default="sqlite", help="where the catalogue is")
     parser.add_argument("--yards", type=int, default=4, help="data directories at once (default: 4)")
     parser.add_argument("--steps", default="", help="only steps whose names contain this")
     options = parser.parse_args()
@@ -51,12 +52,18 @@ def main() -> int:
 
             server = stack.enter_context(s3_server())
             place = lambda _: Bucket(server)  # noqa: E731
+        database: Callable[[], str | None] = lambda: None  # noqa: E731
+        if options.database == "postgres":
+            from tests.live.postgres import postgres_server
+
+            postgres = stack.enter_context(postgres_server())
+            database = lambda: postgres.new_database(empty=True)  # noqa: E731
         two = options.processes == 2
 
         async def torture() -> None:
-            await Grounds(folder / "steps", options.yards, place, has_heirs=two).play(tally, steps)
+            await Grounds(folder / "steps", options.yards, place, two, database).play(tally, steps)
             print(f"{len(tally.reached)} steps: {tally}", flush=True)
-            await Grounds(folder / "storms", options.yards, place, has_heirs=two).storm(
+            await Grounds(folder / "storms", options.yards, place, two, database).storm(
                 tally, options.kills, options.seed
             )
 

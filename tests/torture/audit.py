@@ -1,4 +1,4 @@
-"""What is left, held against what callers were told. Nothing here uses the service's code: SQLite, files, Pillow.
+"""What is left, held against what callers were told. Nothing here uses the service's code: drivers, files, Pillow.
 
 `torn` is what is not whole, or not as it was promised; `leaked` is what should be gone. While a service that died is
 still being cleaned up after, an audit finds something; it counts only when all has had its time.
@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import io
 import json
-import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -22,6 +20,7 @@ from uuid import UUID
 
 from PIL import Image, ImageChops, ImageStat
 
+from tests.tables import Row, tables_of
 from tests.torture.ledger import Answer, Asset, Fate, Found, Ledger, Upload
 from tests.torture.places import Place, files_below
 from tests.torture.steps import CELLAR
@@ -93,10 +92,10 @@ class _Catalogue:
 
 def is_settled(data_dir: Path, services: int) -> bool:
     """Whether, by the catalogue, nothing is left to be finished for the dead: so many services live."""
-    with closing(_connect(data_dir)) as catalogue:
-        (unsettled,) = catalogue.execute("SELECT count(*) FROM assets WHERE state != 'ready'").fetchone()
-        (claimed,) = catalogue.execute("SELECT count(*) FROM idempotency_keys WHERE outcome IS NULL").fetchone()
-        (leases,) = catalogue.execute("SELECT count(*) FROM leases").fetchone()
+    with tables_of(data_dir) as tables:
+        unsettled = len(tables.select("SELECT id FROM assets WHERE state != 'ready'"))
+        claimed = len(tables.select("SELECT key FROM idempotency_keys WHERE outcome IS NULL"))
+        leases = len(tables.select("SELECT id FROM leases"))
     return (unsettled, claimed, leases) == (0, 0, services)
 
 
@@ -129,26 +128,21 @@ def audit(data_dir: Path, places: Sequence[Place], ledger: Ledger, services: int
 # ── The catalogue ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _connect(data_dir: Path) -> sqlite3.Connection:
-    return sqlite3.connect(data_dir / "catalogue.sqlite3", timeout=30)
-
-
 def _read(data_dir: Path) -> _Catalogue:
-    with closing(_connect(data_dir)) as database:
-        database.row_factory = sqlite3.Row
-        database.execute("BEGIN")  # one state of all tables
-        rows = [_row(row) for row in database.execute("SELECT * FROM assets")]
-        tags = {(tag, _uuid(asset)) for tag, asset in database.execute("SELECT tag, asset_id FROM asset_tags")}
+    with tables_of(data_dir) as tables:
+        rows = [_row(row) for row in tables.select("SELECT * FROM assets")]
+        tags = {(row["tag"], _uuid(row["asset_id"])) for row in tables.select("SELECT * FROM asset_tags")}
         keys = {
-            key: (claim, outcome and json.loads(outcome))
-            for key, claim, outcome in database.execute("SELECT key, claim, outcome FROM idempotency_keys")
+            row["key"]: (row["claim"], row["outcome"] and json.loads(row["outcome"]))
+            for row in tables.select("SELECT * FROM idempotency_keys")
         }
-        (leases,) = database.execute("SELECT count(*) FROM leases").fetchone()
-        totals = {name: (assets, size) for name, assets, size in database.execute("SELECT * FROM storage_totals")}
+        leases = len(tables.select("SELECT id FROM leases"))
+        held = tables.select("SELECT * FROM storage_totals")
+    totals = {row["storage"]: (row["assets"], row["bytes"]) for row in held}
     return _Catalogue(rows, tags, keys, leases, totals)
 
 
-def _row(row: sqlite3.Row) -> _Row:
+def _row(row: Row) -> _Row:
     return _Row(
         id=_uuid(row["id"]),
         state=row["state"],

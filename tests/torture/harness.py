@@ -16,6 +16,7 @@ from itertools import count
 from pathlib import Path
 from random import Random
 
+from tests.tables import keep_elsewhere
 from tests.torture.audit import Audit, audit, is_settled
 from tests.torture.callers import LATER_SIZES, SIZES, Callers, Unanswered, damaged, large, photo
 from tests.torture.ledger import Answer, Asset, Fate, Found, Ledger, Upload
@@ -75,8 +76,10 @@ class Yard:
     service that is started finishes what the one before left.
     """
 
-    def __init__(self, folder: Path, tally: Tally, place: Place, starter: Starter, *, has_heir: bool) -> None:
-        """In `folder`, which is there already."""
+    def __init__(
+        self, folder: Path, tally: Tally, place: Place, starter: Starter, *, has_heir: bool, database: str | None = None
+    ) -> None:
+        """In `folder`, which is there already; `database` is the catalogue's URL, where that is not a file."""
         self.is_sound = True
         """Whether nothing was found yet."""
         self._folder = folder
@@ -91,6 +94,10 @@ class Yard:
         self._callers = Callers(self._ledger, place.storage)
         self._services: list[Service] = []
         self._last: _Death | None = None
+        self._database: dict[str, str] = {}
+        if database is not None:
+            self._database["ASSETS_DATABASE_URL"] = database
+            keep_elsewhere(self._data_dir, database)
 
     # ── Services ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -101,7 +108,7 @@ class Yard:
     def _start(self, step: Step | None = None, *, armed: bool = False) -> Service:
         self._elsewhere.mkdir(exist_ok=True)
         own = {"ASSETS_DATA_DIR": str(self._data_dir), "TMPDIR": str(self._elsewhere)}
-        settings = {**own, **_SETTINGS, **self._place.settings}
+        settings = {**own, **_SETTINGS, **self._database, **self._place.settings}
         service = self._starter.start(self._folder / f"service-{len(self._services)}", settings, step, armed=armed)
         self._services.append(service)
         return service
@@ -304,12 +311,14 @@ def _remains(remains: Remains, about: Upload | Asset) -> bool:
 
 @dataclass(frozen=True)
 class Grounds:
-    """Where yards are laid out: so many at once, each with a `place` of its own for its data directory's objects."""
+    """Where yards are laid out: so many at once, each with a `place` of its own for its data directory's objects, and
+    a `database` of its own where that is not in the data directory."""
 
     folder: Path
     yards: int
     place: Callable[[Path], Place] = Folder
     has_heirs: bool = False
+    database: Callable[[], str | None] = lambda: None
 
     async def play(self, tally: Tally, steps: Sequence[Step]) -> None:
         """Kill a service at each of the steps."""
@@ -347,7 +356,8 @@ class Grounds:
             while are_left():
                 folder = self.folder / f"yard-{next(numbers)}"
                 folder.mkdir(parents=True)
-                yard = Yard(folder, tally, self.place(folder / "data"), services, has_heir=self.has_heirs)
+                place, database = self.place(folder / "data"), self.database()
+                yard = Yard(folder, tally, place, services, has_heir=self.has_heirs, database=database)
                 try:
                     for act in acts(yard):
                         await act

@@ -190,6 +190,8 @@ class Repository:
         self, criteria: AssetFilter, *, limit: int, after: UUID | None = None, newest_first: bool = True
     ) -> tuple[AssetRecord, ...]:
         """At most `limit` assets that come after the one of id `after`, in order of creation."""
+        if any(isinstance(value, str) and "\0" in value for value in vars(criteria).values()):
+            return ()  # no text of a row holds one, and PostgreSQL refuses to look for it
         where: list[ColumnElement[bool]] = [_VISIBLE]
         source = _ASSET
         equals, order_by = _equals, assets.c.id
