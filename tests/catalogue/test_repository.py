@@ -400,7 +400,7 @@ async def test_totals_of_several_storages_are_changed_by_many_at_once(
     url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """In whatever order each changes them: none waits for another that waits for it."""
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "smart_assets.catalogue")
     databases = [Database.open(url) for _ in range(2)]
     chance = random.Random(6)
 
