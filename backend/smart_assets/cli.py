@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from datetime import datetime
@@ -10,6 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
+from smart_assets.commands.config import config
+from smart_assets.commands.keys import keys
+from smart_assets.commands.library import ls, rm, show, signed
+from smart_assets.commands.stats import stats
+from smart_assets.commands.upload import upload
 from smart_assets.errors import SmartAssetsError
 from smart_assets.serving import listen, serve_on
 from smart_assets.settings import Settings, load_settings, misspelt_variables
@@ -19,6 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # brackets and line ends stay what they are, and --help is quick
     help="Upload images once, get the sizes, store them anywhere.",
 )
 
@@ -57,6 +64,17 @@ def worker(listener: int, supervisor: int) -> None:
 
     with inherited(listener) as listening, inherited(supervisor) as above:
         serve_on(listening, load_settings(), ready=lambda: announce(above), supervisor=above)
+
+
+# What uses a service: a running one where `--url` or ASSETS_URL says so, else one in this process.
+app.command()(upload)
+app.command()(ls)
+app.command()(show)
+app.command()(rm)
+app.command("url")(signed)
+app.command()(stats)
+app.command()(config)
+app.add_typer(keys, name="keys")
 
 
 @app.command()
@@ -298,6 +316,9 @@ def _welcome(settings: Settings, port: int) -> None:
 
 def main() -> None:
     """The entry point: what a user, or the machine, did wrong is one sentence and exit code 1, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a filename need not fit the terminal's encoding, or any
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except (SmartAssetsError, OSError) as error:

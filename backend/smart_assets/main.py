@@ -18,12 +18,15 @@ from smart_assets.runtime import running
 from smart_assets.settings import Settings
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The service over `settings`; it begins to work with its lifespan."""
+def create_app(settings: Settings, *, serves: bool = True) -> FastAPI:
+    """The service over `settings`; it begins to work with its lifespan.
+
+    One that does not serve is a command's own, which may run beside the service (see `runtime.running`).
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with running(settings) as runtime:
+        async with running(settings, serves=serves) as runtime:
             app.state.runtime = runtime
             yield
 

@@ -77,7 +77,7 @@ async def running(settings: Settings, *, serves: bool = True) -> AsyncIterator[R
     """A runtime for as long as the context lasts. Raises ConfigurationError where one cannot be built.
 
     One that does not serve, but is a tool's beside a service that may be running, forgets no rows of storages that live
-    in a process, and tries no storage out.
+    in a process, has no such storage itself, and tries no storage out.
     """
     prepare(settings)
     async with AsyncExitStack() as closing:
@@ -88,7 +88,7 @@ async def running(settings: Settings, *, serves: bool = True) -> AsyncIterator[R
         closing.push_async_callback(lease.give_back)
         threads = Threads("work")
         closing.callback(threads.close)
-        storages = Storages(settings)
+        storages = Storages(settings, serves=serves)
         closing.push_async_callback(storages.close)
         lasting = await _open_storages(storages, database, settings) if serves else []
         own_scratch = ScratchDirectory(settings.temporary_dir)

@@ -35,6 +35,9 @@ from smart_assets.formats import ImageFormat
 
 PREFIX = "ASSETS_"
 TEMPORARY: Final = "tmp"
+OF_THE_COMMANDS = frozenset({"ASSETS_URL", "ASSETS_KEY"})
+"""Variables that are no settings of the service: where commands find one (see `commands.service`)."""
+
 KiB = 1024
 MiB = 1024 * KiB
 GiB = 1024 * MiB
@@ -752,7 +755,7 @@ def _check(settings: Settings) -> None:
 
 def misspelt_variables() -> list[str]:
     """A sentence for each `ASSETS_` variable of the environment that is no setting."""
-    known: set[str] = set()
+    known: set[str] = set(OF_THE_COMMANDS)
     for name, field in Settings.model_fields.items():
         group = field.annotation
         if isinstance(group, type) and issubclass(group, _Group):
