@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check live torture bench bench-quick openapi lock clean
+.PHONY: help serve test check live torture bench bench-quick openapi docs lock clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 13
@@ -95,6 +95,9 @@ bench-quick: $(VENV)/bench.stamp ## Measure uploads, delivery and sizes for a mi
 
 openapi: $(VENV)/dev.stamp ## Write openapi/ from the code
 	$(BIN)/smart-assets openapi openapi
+
+docs: $(VENV)/dev.stamp ## Write docs/cli.md from what the commands say
+	$(BIN)/python -m tests.transcripts docs/cli.md
 
 lock: ## Refresh the lock files (needs uv)
 	$(LOCK) pyproject.toml --extra s3 --extra cloudinary --group build --output-file requirements/serve.txt

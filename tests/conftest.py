@@ -1,6 +1,7 @@
 """The service in this process, over a folder of its own, called over ASGI."""
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -95,6 +96,15 @@ def _settings_come_from_the_test(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         if variable.startswith((PREFIX, "AWS_", "CLOUDINARY_", "GOOGLE_", "AZURE_")):
             monkeypatch.delenv(variable)
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _what_a_command_does_to_the_log_ends_with_its_test() -> Iterator[None]:
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
 
 
 @pytest.fixture

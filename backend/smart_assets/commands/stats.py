@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def stats(as_json: AsJson = False, url: Url = None, key: Key = None) -> None:
     """Show what each storage holds.
 
-    And what those that are not set up lack.
+    Those that are not set up are named with what they lack.
 
     \b
     Examples:
