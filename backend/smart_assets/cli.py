@@ -114,7 +114,7 @@ def reconcile(
     What a dead process left half done is finished first. Exit code 1 where something is wrong, 2 where it could not
     be looked at.
     """
-    from smart_assets.tidying import Wishes, tidy_up
+    from smart_assets.commands.reconcile import Wishes, tidy_up
 
     if claim and dry_run:
         raise typer.BadParameter("--claim changes something, and --dry-run nothing: give one of them")
@@ -145,7 +145,7 @@ def retention(
     The service does so by itself. Pinned assets stay. Exit code 1 where something could not be removed, 2 where it
     could not run.
     """
-    from smart_assets.retiring import retire
+    from smart_assets.commands.retention import retire
 
     try:
         done = retire(load_settings(), dry_run=dry_run, confirm=confirm, json=as_json)
@@ -168,7 +168,7 @@ def doctor(
     What is written is removed again; a running service is not disturbed. Exit code 1 where something failed, 2 where
     it could not be looked at.
     """
-    from smart_assets.checkup import check_up
+    from smart_assets.commands.doctor import check_up
 
     try:
         well = check_up(load_settings(), storage or None, json=as_json)
@@ -199,7 +199,7 @@ def export_(
     """
     from smart_assets.assets.library import Period
     from smart_assets.catalogue.repository import AssetFilter
-    from smart_assets.transferring import export_lines
+    from smart_assets.commands.transfer import export_lines
 
     criteria = AssetFilter(owner=owner, storage=storage, visibility=visibility, tag=tag)
     after, before = _moment(created_after, "--created-after"), _moment(created_before, "--created-before")
@@ -221,7 +221,7 @@ def import_(
     Ids that are there already are left as they are, so it may be run again. Exit code 1 where a line has no row in
     the end, 2 where it could not be done to the end.
     """
-    from smart_assets.transferring import import_lines
+    from smart_assets.commands.transfer import import_lines
 
     try:
         right = import_lines(load_settings(), file, dry_run=dry_run, as_json=as_json)
@@ -267,8 +267,8 @@ def migrate(
 
     Example: smart-assets migrate --from local --to s3 --where visibility=public --concurrency 16
     """
-    from smart_assets.migrating import Wishes
-    from smart_assets.migrating import migrate as move
+    from smart_assets.commands.migrate import Wishes
+    from smart_assets.commands.migrate import migrate as move
 
     wishes = Wishes(source, target, where or (), dry_run=dry_run, concurrency=concurrency)
     try:

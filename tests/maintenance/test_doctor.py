@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from smart_assets.checkup import as_json, check_up, print_tables
+from smart_assets.commands.doctor import as_json, check_up, print_tables
 from smart_assets.errors import ConfigurationError
 from smart_assets.maintenance import machine
 from smart_assets.maintenance.doctor import Examination, Step, examine, is_meant

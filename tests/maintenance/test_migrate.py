@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from smart_assets import migrating
 from smart_assets.assets.objects import created_at
 from smart_assets.catalogue.models import AssetState
 from smart_assets.cli import app
+from smart_assets.commands import migrate as migrating
 from smart_assets.errors import CatalogueUnavailable, ConfigurationError
 from smart_assets.maintenance import migrate
 from smart_assets.maintenance.migrate import Migration, Report, Which

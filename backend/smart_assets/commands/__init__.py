@@ -1,1 +1,1 @@
-"""The commands that use a service: one module each, light to import, so that `--help` answers at once."""
+"""What the commands do; `cli` declares them, and imports each when it is called, so that `--help` answers at once."""

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from smart_assets.commands.reconcile import LEASES_TO_WAIT
 from smart_assets.errors import ConfigurationError
 from smart_assets.maintenance.marker import Marker
 from smart_assets.maintenance.migrate import Migration, Report, Which
@@ -24,7 +25,6 @@ from smart_assets.runtime import Sight, looking, running
 from smart_assets.settings import Settings
 from smart_assets.storage.base import StorageBackend
 from smart_assets.storage.errors import StorageNotConfigured
-from smart_assets.tidying import LEASES_TO_WAIT
 
 SHOWN: Final = 20
 LINE_SECONDS: Final = 30
