@@ -6,6 +6,7 @@ An error knows what went wrong in words a caller can act on, and a stable snake_
     SmartAssetsError
     ├── ConfigurationError            a setting is wrong or missing; the service does not start
     ├── InvalidParameter              a parameter or field has a value that cannot be used
+    │   └── SourceUnavailable         what is to be imported cannot be had there now
     ├── BodyError
     │   ├── MalformedBody             the body is not what its content type says
     │   ├── BodyTooLarge
@@ -47,7 +48,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,13 @@ class InvalidParameter(SmartAssetsError):
     code = "invalid_parameter"
 
     @classmethod
-    def at(cls, *loc: str | int, message: str) -> InvalidParameter:
+    def at(cls, *loc: str | int, message: str) -> Self:
         """The error for one place of the input."""
         return cls(f"{loc[-1]}: {message}", errors=(InputError(loc, message),))
+
+
+class SourceUnavailable(InvalidParameter):
+    """What is to be imported cannot be had where it is said to be; another time it may."""
 
 
 class BodyError(SmartAssetsError):

@@ -20,6 +20,7 @@ from smart_assets.access.signing import UrlSigner
 from smart_assets.assets.deletions import Deletions
 from smart_assets.assets.delivery import Delivery
 from smart_assets.assets.idempotency import Idempotency
+from smart_assets.assets.importing import Importer
 from smart_assets.assets.lease import Lease
 from smart_assets.assets.library import Library
 from smart_assets.assets.moving import Moving
@@ -61,6 +62,7 @@ class Runtime:
     moving: Moving
     delivery: Delivery
     idempotency: Idempotency
+    importer: Importer
     reconciler: Reconciler
     retention: Retention
     threads: Threads
@@ -131,6 +133,7 @@ async def running(settings: Settings, *, serves: bool = True) -> AsyncIterator[R
             moving=Moving(settings, database, storages, lease, settling, threads, own_scratch.path),
             delivery=Delivery(settings, database, storages, signer, threads),
             idempotency=Idempotency(database, lease),
+            importer=Importer(settings.imports),
             reconciler=reconciler,
             retention=retention,
             threads=threads,

@@ -119,6 +119,25 @@ class ImagingSettings(_Group):
     )
 
 
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class ImportSettings(_Group):
+    """Images fetched from a URL (`source_url`)."""
+
+    allow_http: bool = Field(False, description="Whether `http://` is taken beside `https://`.")
+    ports: Annotated[tuple[int, ...], NoDecode, CommaList] = Field(
+        (443, 80), description="Ports that may be asked, comma-separated."
+    )
+    allowed_networks: Annotated[tuple[IPNetwork, ...], NoDecode, CommaList] = Field(
+        (), description="Networks that may be asked though they are not public, comma-separated: `10.1.0.0/16`."
+    )
+    max_redirects: int = Field(5, ge=0, le=20, description="How often an answer may lead elsewhere.")
+    timeout_seconds: float = Field(30, gt=0, description="Longest time one import may take.")
+    at_once: int = Field(8, ge=1, le=256, description="Imports of a process at the same time.")
+    wait_seconds: float = Field(10, ge=0, description="How long an import waits for its turn before it is `busy`.")
+
+
 def _size_limits(value: Any) -> Any:
     if value is None or value in ("", {}):
         return None
@@ -649,6 +668,7 @@ class Settings(BaseSettings):
     policy: PolicySettings = PolicySettings()
     imaging: ImagingSettings = ImagingSettings()
     retention: RetentionSettings = RetentionSettings()
+    imports: ImportSettings = ImportSettings()
     memory: MemoryStorageSettings = MemoryStorageSettings()
     direct: DirectStorageSettings = DirectStorageSettings()
     postgresql: PostgresqlSettings = PostgresqlSettings()

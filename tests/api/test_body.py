@@ -345,7 +345,9 @@ async def test_filename_and_metadata_of_a_data_url_may_be_null() -> None:
     ("body", "field", "message"),
     [
         (b"{}", "data_url", "missing"),
-        (b'{"source_url": "https://example.org/a.png"}', "source_url", "not available yet"),
+        (b'{"source_url": 5}', "source_url", "string"),
+        (b'{"source_url": null}', "source_url", "string"),
+        (with_data_url(b"x", source_url="https://example.org/a.png"), "source_url", "beside"),
         (with_data_url(b"x", caption="hello"), "caption", "not a member"),
         (with_data_url(b"x", **{"\ud800": 1}), "?", "not a member"),
         (with_data_url(b""), "data_url", "is empty"),

@@ -110,11 +110,6 @@ async def test_a_data_url_with_metadata(service: Service) -> None:
     assert (asset["filename"], asset["metadata"], asset["size_bytes"]) == ("a.jpg", {"album": 7}, len(HOLIDAY))
 
 
-async def test_importing_from_a_url_is_not_available_yet(service: Service) -> None:
-    answer = await service.client.post("/api/v1/assets", json={"source_url": "https://example.com/a.jpg"})
-    problem_of(answer, 422, "invalid_parameter")
-
-
 async def test_metadata_may_stand_in_the_form(service: Service) -> None:
     answer = await service.client.post(
         "/api/v1/assets", files={"file": ("a.jpg", HOLIDAY)}, data={"metadata": json.dumps({"a": {"b": [1]}})}

@@ -28,6 +28,7 @@ from smart_assets.errors import (
 )
 from smart_assets.threads import Threads
 
+SOURCE_URL = "source_url"
 LEAST_BYTES_PER_SECOND = 1024
 """Slower than this on average, after the time a sender may stall, is `body_timeout`."""
 
@@ -53,13 +54,15 @@ class BodyLimits:
 class IncomingFile:
     """One uploaded file, finished. `filename` is clean; `field` is where in the body it came from.
 
-    `refused` is why its bytes were not taken, where the others of a batch need not fail with it.
+    `refused` is why its bytes were not taken, where the others of a batch need not fail with it. `source_url` is where
+    they are still to be had from: then the spool has not been written to.
     """
 
     spool: Spool
     filename: str | None
     field: str
     refused: BodyTooLarge | None = None
+    source_url: str | None = None
 
 
 @dataclass(frozen=True)
@@ -108,10 +111,11 @@ class _Reader:
         if media_type.startswith("image/") or media_type == "application/octet-stream":
             return await self._raw()
         if media_type == "application/json":
-            return await self._data_url()
+            return await self._json()
         raise UnsupportedMediaType(
             f"the Content-Type {media_type[:100]!r} is not taken; send multipart/form-data, "
-            "an image's bytes as image/* or application/octet-stream, or application/json with a data_url"
+            f"an image's bytes as image/* or application/octet-stream, or application/json with a {DATA_URL} or a "
+            f"{SOURCE_URL}"
         )
 
     async def _form(self, boundary: bytes) -> IncomingBody:
@@ -159,7 +163,7 @@ class _Reader:
         _refuse_empty(spool, "file")
         return IncomingBody((IncomingFile(spool, filename, "file"),))
 
-    async def _data_url(self) -> IncomingBody:
+    async def _json(self) -> IncomingBody:
         # Base64 has four characters for three bytes; a quarter more is for those that JSON writers escape.
         self.sender.expect(self.limits.max_file_bytes * 5 // 3 + MAX_REST_BYTES)
         scanner = DataUrlScanner()
@@ -167,22 +171,26 @@ class _Reader:
         while chunk := await self.sender.read():
             await spool.write(scanner.feed(chunk))
         members = scanner.close()
-        if "source_url" in members:
-            raise InvalidParameter.at("body", "source_url", message="is not available yet")
-        unknown = sorted(members.keys() - {"filename", "metadata"})
+        unknown = sorted(members.keys() - {"filename", "metadata", SOURCE_URL})
         if unknown:
             name = unknown[0][:100].encode(errors="replace").decode()
-            message = f"is not a member here; there are {DATA_URL}, filename and metadata"
+            message = f"is not a member here; there are {DATA_URL}, {SOURCE_URL}, filename and metadata"
             raise InvalidParameter.at("body", name, message=message)
-        if not scanner.found:
-            raise InvalidParameter.at("body", DATA_URL, message="is missing")
-        filename, metadata = members.get("filename"), members.get("metadata")
+        filename, metadata, source_url = (members.get(name) for name in ("filename", "metadata", SOURCE_URL))
         if not isinstance(filename, str | None):
             raise InvalidParameter.at("body", "filename", message="must be a string")
-        await spool.finish()
-        _refuse_empty(spool, DATA_URL)
+        if SOURCE_URL not in members:
+            if not scanner.found:
+                raise InvalidParameter.at("body", DATA_URL, message="is missing")
+            await spool.finish()
+            _refuse_empty(spool, DATA_URL)
+        elif scanner.found:
+            raise InvalidParameter.at("body", SOURCE_URL, message=f"cannot stand beside {DATA_URL}")
+        elif not isinstance(source_url, str):
+            raise InvalidParameter.at("body", SOURCE_URL, message="must be a string")
+        field = DATA_URL if source_url is None else SOURCE_URL
         return IncomingBody(
-            (IncomingFile(spool, clean_filename(filename or ""), DATA_URL),),
+            (IncomingFile(spool, clean_filename(filename or ""), field, source_url=source_url),),
             None if metadata is None else check_metadata(metadata),
         )
 

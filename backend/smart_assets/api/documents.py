@@ -25,21 +25,38 @@ _METADATA = {
 }
 _FILE = {"type": "string", "format": "binary"}
 
+_MEMBERS = {"filename": {"type": ["string", "null"]}, "metadata": {"type": "object"}}
+
+
+def _json_of(name: str, image: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": [name],
+        "additionalProperties": False,
+        "properties": {name: {"type": "string", **image}, **_MEMBERS},
+    }
+
+
 _JSON_BODY = {
     "schema": {
-        "type": "object",
-        "required": ["data_url"],
-        "additionalProperties": False,
-        "properties": {
-            "data_url": {"type": "string", "pattern": "^data:image/[a-z+.-]+;base64,"},
-            "filename": {"type": ["string", "null"]},
-            "metadata": {"type": "object"},
-        },
+        "oneOf": [
+            _json_of("data_url", {"pattern": "^data:image/[a-z+.-]+;base64,"}),
+            _json_of("source_url", {"format": "uri", "maxLength": 2048, "pattern": "^https?://"}),
+        ]
     },
-    "example": {
-        "data_url": "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7",
-        "filename": "pixel.gif",
-        "metadata": {"album": 7},
+    "examples": {
+        "data_url": {
+            "summary": "The image itself",
+            "value": {
+                "data_url": "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7",
+                "filename": "pixel.gif",
+                "metadata": {"album": 7},
+            },
+        },
+        "source_url": {
+            "summary": "Where the image is to be fetched from",
+            "value": {"source_url": "https://images.example.com/holiday.jpg", "metadata": {"album": 7}},
+        },
     },
 }
 

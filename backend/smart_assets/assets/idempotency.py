@@ -37,6 +37,7 @@ from smart_assets.errors import (
     InvalidParameter,
     RepeatedError,
     SmartAssetsError,
+    SourceUnavailable,
 )
 
 logger = logging.getLogger(__name__)
@@ -44,11 +45,12 @@ logger = logging.getLogger(__name__)
 KEPT = timedelta(hours=24)
 
 _ABOUT_THE_CONTENT = (ImageError, InvalidParameter, BodyTooLarge)
+_MAY_PASS = (DecoderFailed, SourceUnavailable)
 
 
 def is_about_the_content(error: SmartAssetsError) -> bool:
     """Whether a refusal would be the same again; what else fails is worth another try under the same key."""
-    return isinstance(error, _ABOUT_THE_CONTENT) and not isinstance(error, DecoderFailed)
+    return isinstance(error, _ABOUT_THE_CONTENT) and not isinstance(error, _MAY_PASS)
 
 
 def fingerprint(*parts: Any) -> str:

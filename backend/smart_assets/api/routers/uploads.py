@@ -10,17 +10,18 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request, Response
 
 from smart_assets.access.api_keys import Caller
-from smart_assets.api.body import BodyLimits, IncomingBody, read_body
+from smart_assets.api.body import BodyLimits, IncomingBody, IncomingFile, read_body
 from smart_assets.api.deps import CallerDep, PresenterDep, RuntimeDep
 from smart_assets.api.direct_route import DirectRoute
 from smart_assets.api.documents import problems, upload_body
+from smart_assets.api.headers import clean_filename, filename_of, parse_header
 from smart_assets.api.presenting import json_response
 from smart_assets.api.problems import REPLAYED
 from smart_assets.api.schemas import Asset, Batch, FailedFile, IdempotencyKey, RenderQuery, UploadQuery
 from smart_assets.assets.idempotency import Attempt, fingerprint
 from smart_assets.assets.uploads import Failure, Upload, UploadedAsset, UploadOptions
 from smart_assets.catalogue.repository import Repository
-from smart_assets.errors import SmartAssetsError
+from smart_assets.errors import InvalidParameter, SmartAssetsError
 from smart_assets.formats import ImageFormat
 from smart_assets.imaging.sizes import RenderOptions, parse_background, parse_sizes
 from smart_assets.runtime import Runtime
@@ -53,7 +54,7 @@ async def upload(
     show: PresenterDep,
     idempotency_key: IdempotencyKeyHeader = None,
 ) -> Response:
-    """Send a form with the field `file`, the raw bytes, or a `data:` URL in JSON.
+    """Send a form with the field `file`, the raw bytes, or JSON with a `data:` URL or the URL of an image to fetch.
 
     The bytes decide what it is. The answer comes when everything asked for is stored; after an error nothing is.
     """
@@ -128,14 +129,17 @@ async def _take(
             asked = fingerprint(request.method, request.url.path, asdict(options), query.filename)
             attempt = await stack.enter_async_context(runtime.idempotency.attempt(caller.owner, key, asked))
         body = await stack.enter_async_context(read_body(request, limits, batch=batch, all_or_nothing=options.atomic))
-        filenames = [file.filename for file in body.files]
+        files = body.files
+        filenames = [file.filename for file in files]
         if attempt is not None:
             attempt.check_body(_body_fingerprint(body))
             if not attempt.is_first and (outcomes := await attempt.recall()) is not None:
                 return _Taken(filenames, outcomes, REPLAYED)
-        uploads = [Upload(file.spool, file.filename, file.refused) for file in body.files]
         metadata = body.metadata or {}
         try:
+            # Only now: a request that comes again has its answer without anything being fetched again.
+            filenames = [await _import(file, runtime) if file.source_url else file.filename for file in files]
+            uploads = [Upload(file.spool, name, file.refused) for file, name in zip(files, filenames, strict=True)]
             outcomes = await runtime.uploads.upload(
                 uploads, options, owner=caller.owner, metadata=metadata, also=_remember(attempt, batch=batch)
             )
@@ -146,6 +150,17 @@ async def _take(
         if attempt is not None and not batch and isinstance(outcomes[0], Failure):
             await attempt.remember_refusal(outcomes[0].error)
     return _Taken(filenames, outcomes, {} if attempt is None or attempt.is_first else REPLAYED)
+
+
+async def _import(file: IncomingFile, runtime: Runtime) -> str | None:
+    """Fetch a file from where it is to be had; what it is called, by the caller or else there."""
+    fetched = await runtime.importer.fetch(
+        file.source_url or "", file.spool, max_bytes=runtime.settings.max_upload_bytes
+    )
+    if file.spool.size == 0:
+        raise InvalidParameter.at("body", file.field, message="is empty")
+    there = filename_of(parse_header(fetched.disposition)[1]) or clean_filename(fetched.last_segment)
+    return file.filename or there
 
 
 def _remember(
@@ -162,7 +177,10 @@ def _remember(
 
 
 def _body_fingerprint(body: IncomingBody) -> str:
-    files = [[file.field, file.filename, file.spool.sha256 if file.refused is None else None] for file in body.files]
+    files = [
+        [file.field, file.filename, file.source_url or (file.spool.sha256 if file.refused is None else None)]
+        for file in body.files
+    ]
     return fingerprint(files, body.metadata)
 
 
