@@ -31,6 +31,7 @@ An error knows what went wrong in words a caller can act on, and a stable snake_
     │   ├── AssetBusy                 another change of the same asset is under way
     │   ├── AssetGone                 what a repeated request once made was deleted since
     │   └── PreconditionFailed
+    ├── KeyNotFound                   no such key of a caller
     ├── IdempotencyError
     │   ├── IdempotencyConflict       the key was used for another request
     │   └── IdempotencyInProgress     the first request under the key still runs
@@ -227,6 +228,12 @@ class AssetGone(LibraryError):
     """What a repeated request once made was deleted since."""
 
     code = "asset_gone"
+
+
+class KeyNotFound(SmartAssetsError):
+    """There is no such key."""
+
+    code = "key_not_found"
 
 
 class IdempotencyError(SmartAssetsError):

@@ -13,7 +13,7 @@ from smart_assets.api import documents, problems
 from smart_assets.api.delivery import AssetDelivery
 from smart_assets.api.drain import DRAIN_SECONDS, DrainAfterRefusal
 from smart_assets.api.edge import Edge
-from smart_assets.api.routers import assets, maintenance, service, uploads
+from smart_assets.api.routers import assets, keys, maintenance, service, uploads
 from smart_assets.runtime import running
 from smart_assets.settings import Settings
 
@@ -42,6 +42,7 @@ def create_app(settings: Settings, *, serves: bool = True) -> FastAPI:
         openapi_tags=[
             {"name": "upload", "description": "Taking images in."},
             {"name": "library", "description": "Finding them, changing them, letting them go."},
+            {"name": "access", "description": "Who may."},
             {"name": "service", "description": "How the service is."},
         ],
     )
@@ -51,6 +52,7 @@ def create_app(settings: Settings, *, serves: bool = True) -> FastAPI:
     app.include_router(assets.direct)
     app.include_router(assets.router)
     app.include_router(maintenance.router)
+    app.include_router(keys.router)
     app.include_router(service.router)
     app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
     # The last one added is the outermost.

@@ -36,10 +36,12 @@ STATISTICS = {
     ("assets", "ix_assets_owner_storage_id"): (MILLION, MILLION, MILLION // 3, 1),
     ("assets", "ix_assets_owner_visibility_id"): (MILLION, MILLION, MILLION // 2, 1),
     ("assets", "ix_assets_storage_id"): (MILLION, MILLION // 3, 1),
+    ("assets", "ix_assets_visibility_id"): (MILLION, MILLION // 2, 1),
     ("assets", "ix_assets_storage_expires_at_id"): (MILLION // 5, MILLION // 15, 2, 1),
     ("assets", "ix_assets_unsettled"): (100, 50, 2),
     ("asset_tags", "sqlite_autoindex_asset_tags_1"): (2 * MILLION, 2 * MILLION, 1000, 1),
     ("asset_tags", "ix_asset_tags_asset_id"): (2 * MILLION, 2),
+    ("asset_tags", "ix_asset_tags_tag_asset_id"): (2 * MILLION, 1000, 1),
 }
 
 
@@ -107,6 +109,8 @@ TAGS = "sqlite_autoindex_asset_tags_1"
     ("criteria", "indexes"),
     [
         ({}, {ID}),
+        ({"visibility": Visibility.PRIVATE}, {"ix_assets_visibility_id"}),
+        ({"tag": "trip"}, {"ix_asset_tags_tag_asset_id", ID}),
         ({"owner": "ann"}, {"ix_assets_owner_id"}),
         ({"owner": "ann", "since": SINCE}, {"ix_assets_owner_id"}),
         ({"owner": "ann", "filename_contains": "x"}, {"ix_assets_owner_id"}),

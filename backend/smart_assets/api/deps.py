@@ -11,6 +11,7 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPBearer
 
 from smart_assets.access.api_keys import Caller
+from smart_assets.access.scopes import Scope
 from smart_assets.api.presenting import Presenter
 from smart_assets.errors import Forbidden
 from smart_assets.runtime import Runtime
@@ -29,12 +30,28 @@ async def get_runtime(request: Request) -> Runtime:
 RuntimeDep = Annotated[Runtime, Depends(get_runtime)]
 
 
-async def get_caller(request: Request, runtime: RuntimeDep, _: Annotated[object, Security(_bearer)] = None) -> Caller:
-    """Who is calling; Unauthorized before anything of the body is read."""
-    return runtime.api_keys.authenticate(request.headers.get("authorization"))
+class May:
+    """Who is calling, and may do what takes a scope: Unauthorized or Forbidden before anything of the body is read."""
+
+    def __init__(self, scope: Scope | None) -> None:
+        """None: whoever has a key."""
+        self.scope = scope
+
+    async def __call__(
+        self, request: Request, runtime: RuntimeDep, _: Annotated[object, Security(_bearer)] = None
+    ) -> Caller:
+        """The caller."""
+        caller = await runtime.api_keys.authenticate(request.headers.get("authorization"))
+        if self.scope is not None:
+            caller.need(self.scope)
+        return caller
 
 
-CallerDep = Annotated[Caller, Depends(get_caller)]
+CallerDep = Annotated[Caller, Depends(May(None))]
+ReaderDep = Annotated[Caller, Depends(May(Scope.READ))]
+WriterDep = Annotated[Caller, Depends(May(Scope.WRITE))]
+DeleterDep = Annotated[Caller, Depends(May(Scope.DELETE))]
+AdminDep = Annotated[Caller, Depends(May(Scope.ADMIN))]
 
 
 async def get_presenter(request: Request, runtime: RuntimeDep) -> Presenter:
@@ -47,13 +64,14 @@ PresenterDep = Annotated[Presenter, Depends(get_presenter)]
 
 
 async def require_operator(request: Request, runtime: RuntimeDep, _: Annotated[object, Security(_bearer)]) -> None:
-    """Let in who runs the service: from this machine without a proxy between, or with a key."""
+    """Let in who runs the service: from this machine without a proxy between, or with a key of the scope `admin`."""
     client = request.client.host if request.client else ""
     if is_loopback(client) and "x-forwarded-for" not in request.headers and "forwarded" not in request.headers:
         return
     if runtime.settings.open_mode:
         raise Forbidden("this is answered to requests from this machine only")
-    runtime.api_keys.authenticate(request.headers.get("authorization"))
+    caller = await runtime.api_keys.authenticate(request.headers.get("authorization"))
+    caller.need(Scope.ADMIN)
 
 
 OperatorDep = Depends(require_operator)

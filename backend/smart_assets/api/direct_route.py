@@ -16,7 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 
-from smart_assets.api.deps import get_caller, get_presenter, get_runtime
+from smart_assets.api.deps import get_presenter, get_runtime
 from smart_assets.api.schemas import IDEMPOTENCY_KEY
 from smart_assets.errors import InvalidParameter
 
@@ -41,13 +41,15 @@ class DirectRoute(APIRoute):
         if unknown := names - _KNOWN:
             raise TypeError(f"{self.path}: a DirectRoute does not know {sorted(unknown)}")
         readers = {name: read for name, read in _READ.items() if name in names}
+        hints = get_type_hints(endpoint, include_extras=True)
         query_model: type[BaseModel] | None = get_type_hints(endpoint).get("query")
+        may = hints["caller"].__metadata__[0].dependency
         is_shown = "show" in names
 
         async def handle(request: Request) -> Response:
             runtime = await get_runtime(request)
             # Who must not be here is told so before anything else.
-            given: dict[str, Any] = {"runtime": runtime, "caller": await get_caller(request, runtime)}
+            given: dict[str, Any] = {"runtime": runtime, "caller": await may(request, runtime)}
             if is_shown:
                 given["show"] = await get_presenter(request, runtime)
             if query_model is not None:

@@ -29,7 +29,7 @@ from smart_assets.assets.objects import effective_visibility
 from smart_assets.assets.uploads import UploadedAsset
 from smart_assets.catalogue.models import AssetRecord, JobRun, VariantRecord
 from smart_assets.catalogue.repository import AssetFilter
-from smart_assets.errors import InvalidParameter
+from smart_assets.errors import Forbidden, InvalidParameter
 from smart_assets.runtime import Runtime
 from smart_assets.storage.base import SignedUrl
 from smart_assets.storage.keys import ORIGINAL
@@ -173,11 +173,16 @@ def json_response(model: BaseModel, *, status: int = 200, headers: dict[str, str
 
 
 def selection(query: SelectionQuery, caller: Caller, runtime: Runtime) -> tuple[AssetFilter, Period]:
-    """Which assets a caller asks for; StorageNotConfigured for a storage that there is not."""
+    """Which assets a caller asks for.
+
+    StorageNotConfigured for a storage that there is not, Forbidden for an owner the caller may not see.
+    """
+    if query.owner is not None and caller.sees not in {None, query.owner}:
+        raise Forbidden("the assets of another owner take the scope admin")
     if query.storage is not None:
         runtime.storages.get(query.storage)  # a name that means nothing is a mistake, and no empty list
     criteria = AssetFilter(
-        owner=caller.owner,
+        owner=query.owner or caller.sees,
         storage=query.storage,
         visibility=query.visibility,
         tag=query.tag,

@@ -29,6 +29,7 @@ STATUS = {
     "signature_expired": 403,
     "asset_not_found": 404,
     "variant_not_found": 404,
+    "key_not_found": 404,
     "route_not_found": 404,
     "method_not_allowed": 405,
     "body_timeout": 408,

@@ -22,6 +22,7 @@ from pydantic import (
     field_validator,
 )
 
+from smart_assets.access.scopes import Scope
 from smart_assets.api.headers import clean_filename
 from smart_assets.assets.deletions import Status
 from smart_assets.assets.library import Changes
@@ -197,6 +198,9 @@ class SelectionQuery(_Query):
     created_after: Moment | None = Field(None, description="Made then or later.", examples=["2026-11-20T10:00:00Z"])
     created_before: Moment | None = Field(None, description="Made before that.", examples=["2026-11-21T00:00:00Z"])
     q: str | None = Field(None, max_length=255, description="With this in the filename, case aside.")
+    owner: str | None = Field(
+        None, min_length=1, max_length=64, description="Of this owner; others than one's own take the scope `admin`."
+    )
 
 
 class ListQuery(SelectionQuery):
@@ -336,6 +340,48 @@ class SignedUrl(BaseModel):
 
     url: str
     url_expires_at: Timestamp
+
+
+class NewApiKeyRequest(BaseModel):
+    """The key that is wanted."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"name": "website", "scopes": ["assets:read", "assets:write"]}]},
+    )
+
+    name: str = Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$")
+    scopes: list[Scope] = Field(min_length=1, max_length=len(Scope), description="What it may do; `admin`: everything.")
+    owner: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,63}$",
+        description="Whose assets it is for; by default those of who asks. Every key of an owner sees the same assets.",
+    )
+    expires_at: Expiry | None = Field(None, description="Null: never.")
+
+
+class ApiKey(BaseModel):
+    """A key, without its secret."""
+
+    id: UUID
+    name: str
+    owner: str
+    scopes: list[Scope]
+    created_at: Timestamp
+    expires_at: Timestamp | None
+    last_used_at: Timestamp | None = Field(description="To the hour; null: never.")
+
+
+class NewApiKey(ApiKey):
+    """A key that was just made."""
+
+    key: str = Field(description="The secret, shown this once.", examples=["sa_…"])
+
+
+class ApiKeyList(BaseModel):
+    """Keys, the oldest first."""
+
+    keys: list[ApiKey]
 
 
 class DataUrl(BaseModel):

@@ -112,7 +112,8 @@ class Attempt:
             raise _repeated(outcome["refused"])
         ids = [UUID(file["asset"]) for file in outcome["files"] if file.get("asset")]
         found = await self._database.read(
-            lambda catalogue: {str(asset_id): catalogue.get(asset_id, self._record.owner) for asset_id in ids}
+            # Of whichever owner: an admin may have added to another's.
+            lambda catalogue: {str(asset_id): catalogue.get(asset_id) for asset_id in ids}
         )
         outcomes: list[UploadedAsset | Failure] = []
         for file in outcome["files"]:

@@ -18,6 +18,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -163,6 +164,20 @@ class JobRun:
     outcome: JsonObject | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKeyRecord:
+    """A key callers have: `hash` is all that is kept of its secret. `last_used_at` is right to the hour."""
+
+    id: UUID
+    name: str
+    owner: str
+    scopes: tuple[str, ...]
+    hash: bytes
+    created_at: datetime
+    expires_at: datetime | None = None
+    last_used_at: datetime | None = None
+
+
 class UtcDateTime(TypeDecorator[datetime]):
     """An aware datetime, kept in UTC. SQLite keeps no zone, so it is taken off and put back."""
 
@@ -231,8 +246,9 @@ assets = Table(
     Index("ix_assets_owner_id", "owner", "id"),
     Index("ix_assets_owner_storage_id", "owner", "storage", "id"),
     Index("ix_assets_owner_visibility_id", "owner", "visibility", "id"),
-    # Oldest and newest of a storage.
+    # Oldest and newest of a storage; and pages of what is everybody's.
     Index("ix_assets_storage_id", "storage", "id"),
+    Index("ix_assets_visibility_id", "visibility", "id"),
 )
 # The assets of a storage that are to go one day.
 Index(
@@ -259,6 +275,7 @@ asset_tags = Table(
     Column("tag", String(64), primary_key=True),
     Column("asset_id", Uuid, ForeignKey("assets.id", ondelete="CASCADE"), primary_key=True),
     Index("ix_asset_tags_asset_id", "asset_id"),
+    Index("ix_asset_tags_tag_asset_id", "tag", "asset_id"),
 )
 
 # Maintained in the transactions that change an asset's state, so that statistics never count rows.
@@ -283,6 +300,21 @@ idempotency_keys = Table(
     Column("claim", String(64)),
     Column("created_at", UtcDateTime, nullable=False),
     Index("ix_idempotency_keys_created_at", "created_at"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("name", String(200), nullable=False),
+    Column("owner", String(64), nullable=False),
+    Column("scopes", JSON, nullable=False),
+    Column("hash", LargeBinary(32), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime),
+    Column("last_used_at", UtcDateTime),
+    # Each request with a key looks for it.
+    Index("ix_api_keys_hash", "hash", unique=True),
 )
 
 # Who this catalogue is (one row), and how many times it tidied up each storage. A storage's marker object says the

@@ -30,12 +30,14 @@ from sqlalchemy.dialects.postgresql import insert as upsert  # which SQLite's co
 from sqlalchemy.engine import Connection
 
 from smart_assets.catalogue.models import (
+    ApiKeyRecord,
     AssetRecord,
     AssetState,
     JobRun,
     JsonObject,
     KeyRecord,
     VariantRecord,
+    api_keys,
     asset_tags,
     assets,
     idempotency_keys,
@@ -84,6 +86,7 @@ _ADD_TO_TOTALS = _NEW_TOTALS.on_conflict_do_update(
         "bytes": storage_totals.c.bytes + _NEW_TOTALS.excluded.bytes,
     },
 )
+_FIND_API_KEY = select(api_keys).where(api_keys.c.hash == bindparam("key_hash"))
 _GET = _ASSET.where(assets.c.id == bindparam("asset_id"), _VISIBLE)
 _GET_OWNED = _GET.where(assets.c.owner == bindparam("owned_by"))
 
@@ -587,6 +590,31 @@ class Repository:
         rows = self._connection.execute(self._held(query))
         return {record.id: record for record in map(_from_row, rows)}
 
+    # ── Keys of callers ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def insert_api_key(self, record: ApiKeyRecord) -> None:
+        """A new key."""
+        row = {column.name: getattr(record, column.name) for column in fields(record)}
+        self._connection.execute(insert(api_keys), [row])
+
+    def find_api_key(self, key_hash: bytes) -> ApiKeyRecord | None:
+        """The key whose secret has that hash."""
+        row = self._connection.execute(_FIND_API_KEY, {"key_hash": key_hash}).one_or_none()
+        return _api_key(row) if row is not None else None
+
+    def api_keys(self) -> tuple[ApiKeyRecord, ...]:
+        """Every key, in the order they were made."""
+        return tuple(map(_api_key, self._connection.execute(select(api_keys).order_by(api_keys.c.id))))
+
+    def delete_api_key(self, key_id: UUID) -> bool:
+        """Forget a key; False where there is none."""
+        return self._connection.execute(delete(api_keys).where(api_keys.c.id == key_id)).rowcount == 1
+
+    def note_use(self, record: ApiKeyRecord) -> None:
+        """Keep `record`'s `last_used_at`, where the key is still there."""
+        query = update(api_keys).where(api_keys.c.id == record.id).values(last_used_at=record.last_used_at)
+        self._connection.execute(query)
+
     # ── Requests under an Idempotency-Key ───────────────────────────────────────────────────────────────────────────
 
     def find_key(self, owner: str, key: str) -> KeyRecord | None:
@@ -771,6 +799,11 @@ def _from_row(row: Row[Any]) -> AssetRecord:
         target_visibility=Visibility(target) if target else None,
     )
     return AssetRecord(**values)
+
+
+def _api_key(row: Row[Any]) -> ApiKeyRecord:
+    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
+    return ApiKeyRecord(**{**values, "scopes": tuple(values["scopes"])})
 
 
 def fold(text: str | None) -> str | None:

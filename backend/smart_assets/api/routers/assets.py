@@ -15,7 +15,7 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from smart_assets.api.conditional import send_bytes
-from smart_assets.api.deps import CallerDep, PresenterDep, RuntimeDep
+from smart_assets.api.deps import DeleterDep, PresenterDep, ReaderDep, RuntimeDep, WriterDep
 from smart_assets.api.direct_route import DirectRoute
 from smart_assets.api.documents import problems
 from smart_assets.api.presenting import Presenter, built, json_response, read_cursor, selection, write_cursor
@@ -55,7 +55,7 @@ _ETAG = re.compile(r'"v(\d{1,9})"', re.ASCII)
 
 @direct.get("", tags=["library"], summary="List assets", response_model=AssetPage, responses=problems(401, 403, 422))
 async def list_assets(
-    caller: CallerDep, query: Annotated[ListQuery, Query()], runtime: RuntimeDep, show: PresenterDep
+    caller: ReaderDep, query: Annotated[ListQuery, Query()], runtime: RuntimeDep, show: PresenterDep
 ) -> Response:
     """Newest first, a page at a time. A cursor stays good while assets come and go."""
     criteria, period = selection(query, caller, runtime)
@@ -90,7 +90,7 @@ async def list_assets(
     },
 )
 async def export_assets(
-    caller: CallerDep, query: Annotated[SelectionQuery, Query()], runtime: RuntimeDep
+    caller: ReaderDep, query: Annotated[SelectionQuery, Query()], runtime: RuntimeDep
 ) -> StreamingResponse:
     """All that is known of each asset but its bytes, for `smart-assets import`. No asset stands there twice; those
     that change meanwhile stand there as they were at some moment of it."""
@@ -107,9 +107,9 @@ async def export_assets(
 @direct.get(
     "/{asset_id}", tags=["library"], summary="Get an asset", response_model=Asset, responses=problems(401, 403, 404)
 )
-async def get_asset(asset_id: str, caller: CallerDep, runtime: RuntimeDep, show: PresenterDep) -> Response:
+async def get_asset(asset_id: str, caller: ReaderDep, runtime: RuntimeDep, show: PresenterDep) -> Response:
     """Its description, with addresses to fetch it from. The `ETag` is for `If-Match`."""
-    record = await runtime.library.get(_id(asset_id), caller.owner)
+    record = await runtime.library.get(_id(asset_id), caller.sees)
     return json_response(show.asset(record), headers={"ETag": _etag(record.version)})
 
 
@@ -123,7 +123,7 @@ async def get_asset(asset_id: str, caller: CallerDep, runtime: RuntimeDep, show:
 async def change_asset(
     asset_id: str,
     patch: AssetPatch,
-    caller: CallerDep,
+    caller: WriterDep,
     runtime: RuntimeDep,
     show: PresenterDep,
     if_match: Annotated[str | None, Header(description="Change only what you last saw: an `ETag`.")] = None,
@@ -132,7 +132,7 @@ async def change_asset(
 
     Going private answers 200 only when no public copy is left at the storage.
     """
-    record = await runtime.library.change(_id(asset_id), caller.owner, patch.changes(), versions=_versions(if_match))
+    record = await runtime.library.change(_id(asset_id), caller.sees, patch.changes(), versions=_versions(if_match))
     return json_response(show.asset(record), headers={"ETag": _etag(record.version)})
 
 
@@ -144,9 +144,9 @@ async def change_asset(
     summary="Delete an asset",
     responses=problems(401, 403, 404, 409, 503),
 )
-async def delete_asset(asset_id: str, caller: CallerDep, runtime: RuntimeDep) -> Response:
+async def delete_asset(asset_id: str, caller: DeleterDep, runtime: RuntimeDep) -> Response:
     """Original, sizes and description; gone at once for everybody."""
-    await runtime.library.delete(_id(asset_id), caller.owner)
+    await runtime.library.delete(_id(asset_id), caller.sees)
     return Response(status_code=204)
 
 
@@ -157,9 +157,9 @@ async def delete_asset(asset_id: str, caller: CallerDep, runtime: RuntimeDep) ->
     response_model=DeletionResults,
     responses=problems(400, 401, 403, 422, 503),
 )
-async def delete_assets(wanted: DeletionRequest, caller: CallerDep, runtime: RuntimeDep) -> Response:
+async def delete_assets(wanted: DeletionRequest, caller: DeleterDep, runtime: RuntimeDep) -> Response:
     """Each as if it were deleted alone: what is gone, or cannot go now, keeps no other from going."""
-    found = await runtime.deletions.delete(wanted.ids, caller.owner)
+    found = await runtime.deletions.delete(wanted.ids, caller.sees)
     results = [
         built(
             DeletionResult,
@@ -182,7 +182,7 @@ async def delete_assets(wanted: DeletionRequest, caller: CallerDep, runtime: Run
 )
 async def add_variants(
     asset_id: str,
-    caller: CallerDep,
+    caller: WriterDep,
     query: Annotated[VariantsQuery, Query()],
     runtime: RuntimeDep,
     show: PresenterDep,
@@ -204,7 +204,7 @@ async def add_variants(
                 return _grown(show, known, REPLAYED)
         try:
             grown = await runtime.variants.add(
-                wanted, caller.owner, options, also=attempt.remember if attempt is not None else None
+                wanted, caller.sees, options, also=attempt.remember if attempt is not None else None
             )
         except SmartAssetsError as error:
             if attempt is not None:
@@ -238,14 +238,14 @@ def _variant_options(query: VariantsQuery, settings: Settings) -> VariantOptions
     responses=problems(401, 403, 404, 409, 422, 502, 503, 507),
 )
 async def move_asset(
-    asset_id: str, caller: CallerDep, query: Annotated[MoveQuery, Query()], runtime: RuntimeDep, show: PresenterDep
+    asset_id: str, caller: WriterDep, query: Annotated[MoveQuery, Query()], runtime: RuntimeDep, show: PresenterDep
 ) -> Response:
     """The original and every size are copied and verified, then removed where they were; what fails is undone.
 
     Id, description and `/assets` addresses stay. An asset that is there already is left as it is. Where the old copies
     cannot be removed at once, they are as soon as they can be; until then the asset can be read, and not be changed.
     """
-    record = await runtime.moving.move(_id(asset_id), caller.owner, query.storage)
+    record = await runtime.moving.move(_id(asset_id), caller.sees, query.storage)
     return json_response(show.asset(record), headers={"ETag": _etag(record.version)})
 
 
@@ -258,7 +258,7 @@ async def move_asset(
 )
 async def make_signed_url(
     asset_id: str,
-    caller: CallerDep,
+    caller: ReaderDep,
     runtime: RuntimeDep,
     show: PresenterDep,
     wanted: Annotated[SignedUrlRequest, Body(default_factory=SignedUrlRequest)],
@@ -270,7 +270,7 @@ async def make_signed_url(
         seconds = min(seconds, longest)
     if seconds > longest:
         raise InvalidParameter.at("body", "expiry_seconds", message=f"{seconds} is over the limit of {longest} seconds")
-    record = await runtime.library.get(_id(asset_id), caller.owner)
+    record = await runtime.library.get(_id(asset_id), caller.sees)
     link = await show.signed(record, wanted.size, seconds)
     return json_response(built(SignedUrl, url=link.url, url_expires_at=link.expires_at))
 
@@ -298,13 +298,13 @@ async def make_signed_url(
 async def get_content(
     request: Request,
     asset_id: str,
-    caller: CallerDep,
+    caller: ReaderDep,
     runtime: RuntimeDep,
     size: Annotated[str | None, Query(max_length=64, description="One of the asset's sizes.")] = None,
     as_: Annotated[Literal["data_url"] | None, Query(alias="as", description="`data_url`: as JSON.")] = None,
 ) -> Response:
     """The original's bytes or a size's, from whatever storage, through the service."""
-    record = await runtime.library.get(_id(asset_id), caller.owner)
+    record = await runtime.library.get(_id(asset_id), caller.sees)
     found = await runtime.delivery.content(record, size or None)
     if as_ == "data_url":
         pieces = _data_url_json(found)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from smart_assets.api.deps import CallerDep, RuntimeDep
+from smart_assets.api.deps import AdminDep, RuntimeDep
 from smart_assets.api.documents import problems
 from smart_assets.api.presenting import json_response
 from smart_assets.api.schemas import RetentionQuery, RetentionReport
@@ -23,7 +23,7 @@ router = APIRouter(prefix="/api/v1/maintenance")
     response_model=RetentionReport,
     responses=problems(401, 403, 422, 503),
 )
-async def retention(query: Annotated[RetentionQuery, Query()], runtime: RuntimeDep, _: CallerDep) -> Response:
+async def retention(query: Annotated[RetentionQuery, Query()], runtime: RuntimeDep, _: AdminDep) -> Response:
     """Assets that have expired, are too old, or too much for their storage, as the settings say; never pinned ones.
 
     The service does so by itself, ever again. `busy` while it is at it, or another process.

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 
 from smart_assets.access.api_keys import Caller
 from smart_assets.api.body import BodyLimits, IncomingBody, IncomingFile, read_body
-from smart_assets.api.deps import CallerDep, PresenterDep, RuntimeDep
+from smart_assets.api.deps import PresenterDep, RuntimeDep, WriterDep
 from smart_assets.api.direct_route import DirectRoute
 from smart_assets.api.documents import problems, upload_body
 from smart_assets.api.headers import clean_filename, filename_of, parse_header
@@ -48,7 +48,7 @@ _UPLOAD_PROBLEMS = problems(400, 401, 403, 408, 409, 410, 413, 415, 422, 500, 50
 )
 async def upload(
     request: Request,
-    caller: CallerDep,
+    caller: WriterDep,
     query: Annotated[UploadQuery, Query()],
     runtime: RuntimeDep,
     show: PresenterDep,
@@ -78,7 +78,7 @@ async def upload(
 )
 async def upload_batch(
     request: Request,
-    caller: CallerDep,
+    caller: WriterDep,
     query: Annotated[UploadQuery, Query()],
     runtime: RuntimeDep,
     show: PresenterDep,
