@@ -76,7 +76,7 @@ check: $(VENV)/dev.stamp ## Run everything a change must pass: formatting, lint,
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n auto --dist worksteal --ignore=tests/live
 
-live: $(VENV)/live.stamp ## Run the storage contract, the catalogue, and uploads over HTTP, against real servers
+live: $(VENV)/live.stamp ## Run the storage contract, the catalogue and uploads against real servers, the pages in a browser
 	$(BIN)/pytest -n auto --contract-summary tests/live tests/storage
 
 torture: $(VENV)/live.stamp ## Starve the service, kill it hundreds of times, on disk, on S3 and in PostgreSQL, then ten minutes of load

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
-from starlette.responses import RedirectResponse
 
 from smart_assets.api import documents, problems
 from smart_assets.api.delivery import AssetDelivery
@@ -16,6 +15,7 @@ from smart_assets.api.edge import Edge
 from smart_assets.api.routers import assets, keys, maintenance, service, uploads
 from smart_assets.runtime import running
 from smart_assets.settings import Settings
+from smart_assets.web.pages import pages
 
 
 def create_app(settings: Settings, *, serves: bool = True) -> FastAPI:
@@ -37,6 +37,8 @@ def create_app(settings: Settings, *, serves: bool = True) -> FastAPI:
         license_info={"name": "MIT", "identifier": "MIT"},
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,  # `web` has pages of its own, which fetch nothing from other hosts
+        redoc_url=None,
         # Errors have one shape, and it is documented by hand: FastAPI's own 422 is never sent.
         responses={422: documents.problems(422)[422]},
         openapi_tags=[
@@ -54,7 +56,7 @@ def create_app(settings: Settings, *, serves: bool = True) -> FastAPI:
     app.include_router(maintenance.router)
     app.include_router(keys.router)
     app.include_router(service.router)
-    app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
+    app.include_router(pages(settings))
     # The last one added is the outermost.
     app.add_middleware(AssetDelivery)
     app.add_middleware(Edge, settings=settings)

@@ -1,0 +1,1 @@
+"""The pages people look at: the gallery, Swagger UI and ReDoc."""
