@@ -18,6 +18,7 @@ from tests.live.browser import api as api
 from tests.live.browser import browser as browser
 from tests.live.browser import running as running
 from tests.live.browser import visit as visit
+from tests.live.seaweed import S3Server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page, Route
@@ -251,6 +252,26 @@ def _picture(asset: Any) -> str:
         f'  <img src="{asset["url"]}" width="900" height="600" alt="a &amp; b" loading="lazy" decoding="async">\n'
         "</picture>"
     )
+
+
+@pytest.mark.parametrize("public_access", ["none", "policy"])
+def test_images_that_lie_in_a_bucket_are_seen(
+    seaweed: S3Server, tmp_path: Path, visit: Visit, public_access: str
+) -> None:
+    bucket = {
+        "ENDPOINT_URL": seaweed.endpoint_url or "",
+        "REGION": seaweed.region,
+        "BUCKET": seaweed.new_bucket(open_prefix="public/" if public_access == "policy" else None),
+        "ACCESS_KEY_ID": seaweed.access_key_id,
+        "SECRET_ACCESS_KEY": seaweed.secret_access_key,
+        "PUBLIC_ACCESS": public_access,
+    }
+    environment = {f"ASSETS_S3__{name}": value for name, value in bucket.items()}
+    with ServiceProcess(tmp_path, **environment) as service, httpx.Client(base_url=f"{service.url}/api/v1") as client:
+        for visibility in ("public", "private"):
+            stored(client, storage="s3", visibility=visibility)
+        with visit(service.url) as page:
+            expect(page.locator("#grid .sharp")).to_have_count(2)  # the redirects too are within the policy
 
 
 def test_a_private_link_works_for_its_time_and_nothing_else_does(
