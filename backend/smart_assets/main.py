@@ -9,6 +9,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from smart_assets.api import documents, problems
+from smart_assets.api.cross_origin import CrossOrigin
 from smart_assets.api.delivery import AssetDelivery
 from smart_assets.api.drain import DRAIN_SECONDS, DrainAfterRefusal
 from smart_assets.api.edge import Edge
@@ -59,6 +60,8 @@ def create_app(settings: Settings, *, serves: bool = True) -> FastAPI:
     app.include_router(pages(settings))
     # The last one added is the outermost.
     app.add_middleware(AssetDelivery)
+    if settings.cors_origins:
+        app.add_middleware(CrossOrigin, origins=settings.cors_origins)
     app.add_middleware(Edge, settings=settings)
     app.add_middleware(DrainAfterRefusal, seconds=DRAIN_SECONDS)
     return app

@@ -45,6 +45,7 @@ def serve_on(
     # Imported late: `--help` and a wrong setting answer at once.
     import uvicorn
 
+    from smart_assets.connections import bounded_protocol
     from smart_assets.main import create_app
     from smart_assets.observability import configure_logging
 
@@ -53,6 +54,8 @@ def serve_on(
     app = create_app(settings)
     config = uvicorn.Config(
         app,
+        http=bounded_protocol(settings),
+        ws="none",
         lifespan="off",  # entered below, so that what is wrong is said in one sentence
         log_config=None,
         log_level="warning",

@@ -642,6 +642,11 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode, CommaList] = Field(
         (), description="Keys that may call the API, comma-separated; none: open mode, loopback only."
     )
+    cors_origins: Annotated[tuple[str, ...], NoDecode, CommaList] = Field(
+        (),
+        description="Other sites whose pages may call the API from a browser, comma-separated: `https://shop.example`; "
+        "`*` for any, where keys are set. None by default.",
+    )
     presets: dict[str, tuple[str, ...]] = Field(
         {
             "thumbnail": ("150x150",),
@@ -651,7 +656,10 @@ class Settings(BaseSettings):
         description="Named lists of sizes, as a JSON object.",
     )
     body_timeout_seconds: float = Field(
-        30, gt=0, description="How long a sender may stall before `body_timeout`; slower than 1 KiB a second counts."
+        30,
+        gt=0,
+        description="How long a caller may keep the service waiting: for a request's head, for the next bytes of a "
+        "body (`body_timeout`; slower than 1 KiB a second counts), or to read on in an answer.",
     )
     shutdown_seconds: int = Field(30, ge=0, description="How long running requests may go on after SIGTERM.")
     lease_seconds: float = Field(
@@ -739,6 +747,9 @@ def load_settings(**overrides: Any) -> Settings:
     return settings
 
 
+_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-f:]+\](:\d{1,5})?", re.ASCII)
+
+
 def _variable_of(loc: tuple[int | str, ...], problem: str) -> str:
     """The variable an error is about, as the operator wrote it."""
     names = [part for part in loc if isinstance(part, str) and part != "[key]"]
@@ -757,6 +768,13 @@ def _check(settings: Settings) -> None:
     for variable, times in written.items():
         if times > 1:
             raise ConfigurationError(f"{variable} is set {times} times, in capitals and in small letters: keep one")
+    for origin in settings.cors_origins:
+        if origin == "*" and settings.open_mode:
+            raise ConfigurationError("ASSETS_CORS_ORIGINS: * would let every page in, where no ASSETS_API_KEYS are set")
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise ConfigurationError(
+                f"ASSETS_CORS_ORIGINS: {origin[:100]!r} is not an origin as browsers send it: https://shop.example"
+            )
     if settings.open_mode and not is_loopback(settings.host):
         raise ConfigurationError(
             f"ASSETS_HOST is {settings.host}, which other machines can reach, and ASSETS_API_KEYS is empty: make a key "

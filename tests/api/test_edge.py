@@ -31,7 +31,7 @@ async def test_unknown_routes_and_methods_are_problems(service: Service) -> None
     problem_of(await service.client.get("/api/v1/assets/"), 404, "route_not_found")
     answer = await service.client.put("/api/v1/assets")
     problem_of(answer, 405, "method_not_allowed")
-    assert answer.headers["allow"] == "GET, POST"
+    assert answer.headers["allow"] == "GET, HEAD, POST"
 
 
 async def test_a_sender_that_stalls_in_a_small_body_is_answered(start_service: StartService) -> None:

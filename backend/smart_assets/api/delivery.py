@@ -8,13 +8,12 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from smart_assets.api.conditional import SAFETY_HEADERS, send_bytes
+from smart_assets.api.edge import ASSETS
 from smart_assets.api.problems import problem, problem_of
 from smart_assets.assets.delivery import Redirect
 from smart_assets.errors import AssetNotFound, SmartAssetsError
 from smart_assets.runtime import Runtime
 from smart_assets.storage.keys import Visibility, is_asset_key, visibility_of
-
-PREFIX = "/assets/"
 
 
 class AssetDelivery:
@@ -26,7 +25,7 @@ class AssetDelivery:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI entry."""
-        if scope["type"] != "http" or not scope["path"].startswith(PREFIX):
+        if scope["type"] != "http" or not scope["path"].startswith(ASSETS):
             await self._app(scope, receive, send)
             return
         scope["route_name"] = "/assets/{key}"
@@ -44,7 +43,7 @@ class AssetDelivery:
 
     async def _deliver(self, scope: Scope, receive: Receive, send: Send) -> None:
         runtime: Runtime = scope["app"].state.runtime
-        key: str = scope["path"][len(PREFIX) :]
+        key: str = scope["path"][len(ASSETS) :]
         if not is_asset_key(key):
             raise AssetNotFound("there is nothing at this address")
         public = visibility_of(key) is Visibility.PUBLIC

@@ -68,6 +68,7 @@ def upload_body(field: str, *, several: bool) -> dict[str, Any]:
         "schema": {
             "type": "object",
             "required": [field],
+            "additionalProperties": False,
             "properties": {field: files, "metadata": _METADATA},
         }
     }

@@ -7,6 +7,7 @@ import logging
 import re
 import secrets
 import time
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
@@ -18,9 +19,22 @@ from smart_assets.settings import Settings, is_loopback
 
 logger = logging.getLogger("smart_assets.access")
 
+ASSETS = "/assets/"
+HEAD_ONLY = "smart_assets.head_only"
+"""In a scope: the request is a HEAD, shown as the GET it stands for; who can spare the bytes sends none."""
+
 MAX_JSON_BYTES = 1024 * 1024
 """The largest body of a request that is not an upload; uploads are counted by their own reader."""
 
+SAFE_BY_DEFAULT = {
+    b"cache-control": b"no-store",
+    b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
+    b"referrer-policy": b"no-referrer",
+    b"x-content-type-options": b"nosniff",
+}
+"""Header fields of every answer that has none of its own of that name: most hold signed URLs, and none is a page."""
+
+_PAGE_POLICY = b"base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
 _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _UPLOADS = frozenset({"/api/v1/assets", "/api/v1/assets/batch"})
@@ -33,6 +47,7 @@ class Edge:
         """`app` is what comes behind."""
         self._app = app
         self._open_mode = settings.open_mode
+        self._origins = frozenset(settings.cors_origins)
         self._body_timeout = settings.body_timeout_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -46,12 +61,21 @@ class Edge:
         request_id = given.decode() if _SANE_REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         token = observability.request_id.set(request_id)
         status = 0
+        method, is_head = scope["method"], scope["method"] == "HEAD" and not scope["path"].startswith(ASSETS)
+        if is_head:  # RFC 9110, section 9.3.2: wherever GET is, and the same but for the body
+            scope = {**scope, "method": "GET", HEAD_ONLY: True}
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-request-id", request_id.encode()),
+                    *_missing(message["headers"]),
+                ]
+            elif is_head:
+                message = {**message, "body": b""}
             await send(message)
 
         try:
@@ -69,12 +93,12 @@ class Edge:
                 )
             raise
         except Exception:
-            logger.exception("a request failed", extra={"method": scope["method"], "path": scope["path"]})
+            logger.exception("a request failed", extra={"method": method, "path": scope["path"]})
             if status:
                 raise  # half an answer is out: the connection must break, or it would pass for a whole one
             await internal_problem()(scope, receive, send_with_id)
         finally:
-            self._note(scope, status, time.perf_counter() - began)
+            self._note(scope, method, status, time.perf_counter() - began)
             observability.request_id.reset(token)
 
     def _refuse(self, scope: Scope, headers: dict[bytes, bytes]) -> str | None:
@@ -90,27 +114,38 @@ class Edge:
         if scope["method"] in _SAFE_METHODS:
             return None
         origin = headers.get(b"origin")
+        if origin is not None and origin.decode("latin-1") in self._origins:
+            return None
         if headers.get(b"sec-fetch-site") == b"cross-site" or (
             origin is not None and _authority(origin.decode("latin-1")) != host.lower()
         ):
             return "without keys no other site may send this: set ASSETS_API_KEYS and call with a key"
         return None
 
-    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+    def _note(self, scope: Scope, method: str, status: int, seconds: float) -> None:
         route = scope.get("route_name") or getattr(scope.get("route"), "path", "unmatched")
-        method = scope["method"] if status != 405 else "other"
-        observability.labelled(observability.REQUESTS, method, route, status).inc()
+        counted = method if status != 405 else "other"
+        observability.labelled(observability.REQUESTS, counted, route, status).inc()
         observability.labelled(observability.REQUEST_SECONDS, route).observe(seconds)
         # Never the query: it may hold a signature.
         logger.info(
             "request",
             extra={
-                "method": scope["method"],
+                "method": method,
                 "path": scope["path"],
                 "status": status,
                 "ms": round(seconds * 1000, 1),
             },
         )
+
+
+def _missing(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """What of SAFE_BY_DEFAULT is not said yet; pages bring their own scripts, and only must not be framed."""
+    given = dict(headers)
+    missing = [(name, value) for name, value in SAFE_BY_DEFAULT.items() if name not in given]
+    if given.get(b"content-type", b"").startswith(b"text/html"):
+        missing = [(name, _PAGE_POLICY if name == b"content-security-policy" else value) for name, value in missing]
+    return missing
 
 
 def _authority(origin: str) -> str | None:

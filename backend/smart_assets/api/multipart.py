@@ -37,6 +37,7 @@ class UploadForm:
         self._headers: dict[bytes, bytes] = {}
         self._header_name = b""
         self._header_value = b""
+        self._has_begun = False
         self._has_metadata = False
         self._metadata_text: bytearray | None = None  # only while it comes
         self._pieces: list[Piece] = []
@@ -61,6 +62,14 @@ class UploadForm:
 
     def feed(self, chunk: bytes) -> list[Piece]:
         """What `chunk` holds of the files, in order; a file begins with an empty piece."""
+        if not self._has_begun:
+            # The parser passes over empty lines, and over more behind them or not, by how the body was cut.
+            chunk = chunk.lstrip(b"\r\n")
+            if not chunk:
+                return []
+            if not chunk.startswith(b"-"):
+                raise MalformedBody("the form is broken: it does not begin with its boundary")
+            self._has_begun = True
         try:
             self._parser.write(chunk)
         except FormParserError as error:

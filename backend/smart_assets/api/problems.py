@@ -148,8 +148,11 @@ def _allowed_methods(request: Request) -> set[str]:
     """Every method the address takes: the router itself names those of the first route that fits."""
     path = request.scope["path"]
     contexts = iter_route_contexts(request.app.routes)
-    fitting = (context for context in contexts if context.path and _compiled(context.path)[0].match(path))
-    return {method for context in fitting for method in context.methods or ()}
+    fitting = [context for context in contexts if context.path and _compiled(context.path)[0].match(path)]
+    # An address that is written out is not also the one of an asset that is called so.
+    fitting = [context for context in fitting if context.path == path] or fitting
+    methods = {method for context in fitting for method in context.methods or ()}
+    return methods | {"HEAD"} if "GET" in methods else methods  # see `api.edge`
 
 
 @cache

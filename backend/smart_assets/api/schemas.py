@@ -326,12 +326,17 @@ class AssetPatch(BaseModel):
         return Changes(**given)
 
 
+def _whole(value: object) -> object:
+    """JSON has one kind of number: 60.0 is as whole as 60."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 class SignedUrlRequest(BaseModel):
     """Which URL is wanted, and for how long."""
 
     model_config = ConfigDict(extra="forbid")
 
-    expiry_seconds: int = Field(86_400, ge=1, le=604_800, strict=True)
+    expiry_seconds: Annotated[int, BeforeValidator(_whole)] = Field(86_400, ge=1, le=604_800, strict=True)
     size: str | None = Field(None, max_length=64, description="One of the asset's sizes; null for the original.")
 
 

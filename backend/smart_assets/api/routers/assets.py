@@ -18,6 +18,7 @@ from smart_assets.api.conditional import send_bytes
 from smart_assets.api.deps import DeleterDep, PresenterDep, ReaderDep, RuntimeDep, WriterDep
 from smart_assets.api.direct_route import DirectRoute
 from smart_assets.api.documents import problems
+from smart_assets.api.edge import HEAD_ONLY
 from smart_assets.api.presenting import Presenter, built, json_response, read_cursor, selection, write_cursor
 from smart_assets.api.problems import REPLAYED
 from smart_assets.api.routers.uploads import IdempotencyKeyHeader, render_options
@@ -254,7 +255,7 @@ async def move_asset(
     tags=["library"],
     summary="Make a signed URL",
     response_model=SignedUrl,
-    responses=problems(401, 403, 404, 422, 502, 503),
+    responses=problems(400, 401, 403, 404, 422, 502, 503),
 )
 async def make_signed_url(
     asset_id: str,
@@ -329,6 +330,7 @@ class _Bytes(Response):
             self._request_headers,
             cache_control="private, no-cache",
             disposition=self._disposition,
+            head_only=HEAD_ONLY in scope,
         )
 
 
