@@ -25,7 +25,7 @@ hypothesis.settings.register_profile("shared machine", deadline=None, derandomiz
 hypothesis.settings.load_profile("shared machine")
 
 pytest.register_assert_rewrite("tests.contracts")
-pytest_plugins = ["tests.contracts.summary"]
+pytest_plugins = ["tests.contracts.summary", "tests.hostile.counting"]
 
 BASE_URL = "http://127.0.0.1:8000"
 

@@ -1,0 +1,87 @@
+"""What the OpenAPI document says of each operation is what the service does, for requests it allows and for others.
+
+schemathesis makes the requests from the document and holds every check it knows against the answers. The premise of one
+does not hold everywhere, `positive_data_acceptance`: that whatever fits the schema is taken. No schema can say that the
+bytes are an image, that a name is one of those the operator configured, or that a date lies ahead: of requests
+that fit, just these values are exchanged for such as are right (`fed`), and then the check holds for all operations.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterator, MutableMapping
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+from smart_assets.formats import ImageFormat
+from smart_assets.main import create_app
+from smart_assets.settings import Settings
+from tests import images
+from tests.faults.process import ServiceProcess
+from tests.hostile.counting import tried
+
+KEY = "a-key-of-more-than-sixteen-characters"
+ASKING = {"Authorization": f"Bearer {KEY}", "X-Forwarded-For": "192.0.2.1"}
+"""With a key, and through a proxy: what is open to this machine is not to others."""
+
+PICTURES = st.sampled_from(["jpeg", "png", "gif", "webp", "avif", "animated gif"]).map(images.image)
+for media_type in (*(known.media_type for known in ImageFormat), "application/octet-stream"):
+    schemathesis.openapi.media_type(media_type, PICTURES)
+schemathesis.openapi.format("binary", PICTURES)
+
+document = schemathesis.openapi.from_dict(create_app(Settings(_env_file=None)).openapi())
+
+DATA_URL = "data:image/png;base64," + base64.b64encode(images.png(8, 6)).decode()
+FUTURE = "2999-01-01T00:00:00Z"
+RIGHT: dict[str, Callable[[Any], Any]] = {
+    "storage": lambda _: "local",
+    "sizes": lambda _: ["32x16,thumbnail", "x9"],
+    "background": lambda _: "#0a0B0c",
+    "tags": lambda values: [str(number) for number, _ in enumerate(values)][:50],
+    "expires_at": lambda value: value and FUTURE,
+    "filename": lambda value: value if value is None else "photo.jpg",
+    "cursor": lambda value: value and base64.urlsafe_b64encode(bytes(16)).decode().rstrip("="),
+    "size": lambda _: None,
+    "data_url": lambda _: DATA_URL,
+    "metadata": lambda value: {"album": 7} if isinstance(value, dict) else json.dumps({"album": 7}),
+}
+"""What no schema can say of a parameter or member is made true of it."""
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+    with ServiceProcess(tmp_path_factory.mktemp("schema"), ASSETS_API_KEYS=KEY) as service:
+        yield service
+
+
+def make_right(values: object) -> None:
+    if isinstance(values, MutableMapping):
+        for name in values.keys() & RIGHT.keys():
+            values[name] = RIGHT[name](values[name])
+
+
+def fed(case: schemathesis.Case[Any], service: ServiceProcess) -> None:
+    """Exchange what no schema can say, so that the request is one that works; an asset it names is there."""
+    make_right(case.query)
+    make_right(case.body)
+    for name in [name for name in case.headers if name.lower() in {"if-match", "idempotency-key"}]:
+        del case.headers[name]  # they may refuse what is right: what was seen before, and what was asked before
+    if "asset_id" in case.path_parameters:
+        with service.client() as client:
+            content = {"Content-Type": "image/png"} | ASKING
+            asset = client.post("/api/v1/assets", content=images.image("png"), headers=content).json()
+        case.path_parameters["asset_id"] = asset["id"]
+
+
+@document.parametrize()
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
+def test_every_operation_does_what_its_description_says(case: schemathesis.Case[Any], service: ServiceProcess) -> None:
+    if case.meta is not None and case.meta.generation.mode.is_positive:
+        fed(case, service)
+    with tried("requests made from the API's description"):
+        case.call_and_validate(base_url=service.url, headers=ASKING)
