@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import string
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import pairwise
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
@@ -23,6 +25,7 @@ from smart_assets.api.multipart import UploadForm
 from smart_assets.api.presenting import read_cursor, write_cursor
 from smart_assets.api.routers.assets import _versions
 from smart_assets.api.strict_json import parse_json
+from smart_assets.catalogue.database import Database
 from smart_assets.errors import (
     InvalidParameter,
     MalformedBody,
@@ -239,7 +242,14 @@ def test_nobody_signs_with_the_secret_of_an_unknown_key() -> None:
 # ── Keys and cursors ────────────────────────────────────────────────────────────────────────────────────────────────
 
 SECRET = "a-key-of-more-than-sixteen-characters"
-KEYS = ApiKeys(Settings(_env_file=None, api_keys=(SecretStr(SECRET),)))
+
+
+async def _no_keys(_question: object) -> None:
+    """A catalogue in which there are none."""
+
+
+CATALOGUE = cast("Database", SimpleNamespace(read=_no_keys))
+KEYS = ApiKeys(Settings(_env_file=None, api_keys=(SecretStr(SECRET),)), CATALOGUE)
 near = st.sampled_from([SECRET, SECRET.upper(), SECRET[:-1], f"Bearer {SECRET}", "Bearer", " ", "\t", ",", "\0", "é"])
 
 
@@ -249,10 +259,10 @@ def test_only_the_key_itself_opens(header: str) -> None:
         scheme, _, given_key = header.partition(" ")
         right = scheme.lower() == "bearer" and given_key.strip() == SECRET
         if right:
-            assert KEYS.authenticate(header).owner
+            assert asyncio.run(KEYS.authenticate(header)).owner
         else:
             with pytest.raises(Unauthorized):
-                KEYS.authenticate(header)
+                asyncio.run(KEYS.authenticate(header))
 
 
 @given(st.uuids())
