@@ -341,22 +341,31 @@ async def test_a_switch_whose_answer_was_lost_is_never_undone(
 ) -> None:
     asset = await service.uploaded(HOLIDAY, sizes=SIZES)
     switched: list[bool] = []
-    switch, write = Repository.switch_storage, Database.write
+    kind = type(service.runtime.database)
+    switch, write = Repository.switch_storage, kind.write
 
     def note(*arguments: Any) -> Any:
         switched.append(True)
         return switch(*arguments)
 
     async def lose_the_answer(database: Database, work: Any) -> Any:
-        result = await write(database, work)
-        if switched:
-            switched.clear()
+        lost = False
+
+        def watched(catalogue: Repository) -> Any:
+            nonlocal lost
+            before = len(switched)
+            result = work(catalogue)
+            lost = len(switched) > before  # this one, and no other that was committed along with it
+            return result
+
+        result = await write(database, watched)
+        if lost:
             raise CatalogueUnavailable("staged")
         return result
 
     with monkeypatch.context() as staged:
         staged.setattr(Repository, "switch_storage", note)
-        staged.setattr(Database, "write", lose_the_answer)
+        staged.setattr(kind, "write", lose_the_answer)
         problem_of(await service.client.post(f"{at(asset)}/move?storage=distant"), 503, "busy")
     record = await row(service, asset)
     assert (record.state, record.storage, record.target_storage) == ("ready", "distant", None)
