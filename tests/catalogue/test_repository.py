@@ -15,7 +15,6 @@ import anyio
 import pytest
 from hypothesis import given
 from hypothesis.strategies import datetimes, just
-from sqlalchemy import event
 
 from smart_assets.assets.objects import created_at, first_id_at, new_asset_id
 from smart_assets.catalogue.database import Database
@@ -424,50 +423,6 @@ async def test_text_that_is_half_a_surrogate_pair_is_read_back(database: Databas
 
 
 # ── Periods ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize(
-    ("criteria", "index"),
-    [
-        (AssetFilter(owner="ann"), "ix_assets_owner_id (owner=? AND id>? AND id<?)"),
-        (
-            AssetFilter(owner="ann", storage="local"),
-            "ix_assets_owner_storage_id (owner=? AND storage=? AND id>? AND id<?)",
-        ),
-        (
-            AssetFilter(owner="ann", tag="trip"),
-            "sqlite_autoindex_asset_tags_1 (owner=? AND tag=? AND asset_id>? AND asset_",
-        ),
-        (AssetFilter(), "sqlite_autoindex_assets_1 (id>? AND id<?)"),
-    ],
-    ids=["of an owner", "in a storage", "with a tag", "of everybody"],
-)
-@pytest.mark.parametrize("newest_first", [True, False])
-@pytest.mark.parametrize("is_first", [True, False], ids=["first page", "next page"])
-async def test_a_period_is_a_range_of_an_index_and_nothing_is_sorted(
-    database: Database, criteria: AssetFilter, index: str, newest_first: bool, is_first: bool
-) -> None:
-    begin, end = new_asset_id(), new_asset_id()
-    after = None if is_first else new_asset_id()
-
-    def plan(catalogue: Repository) -> list[str]:
-        seen: list[tuple[str, tuple[object, ...]]] = []
-        cursor = catalogue._connection.connection.cursor()
-
-        def note(_: object, __: object, statement: str, parameters: tuple[object, ...], *___: object) -> None:
-            seen.append((statement, parameters))
-
-        event.listen(catalogue._connection, "before_cursor_execute", note)
-        wanted = replace(criteria, since=begin, until=end)
-        catalogue.list(wanted, limit=10, after=after, newest_first=newest_first)
-        ((statement, parameters),) = seen
-        # With a second bound at the same end SQLite would look up one, and walk to the other.
-        assert statement.count("id <") + statement.count("id >") == 2
-        return [row[-1] for row in cursor.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)]
-
-    found = await database.read(plan)
-    assert index in found[0]
-    assert not any("B-TREE" in step for step in found)
 
 
 @given(

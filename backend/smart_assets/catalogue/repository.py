@@ -203,8 +203,10 @@ class Repository:
             where.append(asset_tags.c.tag == criteria.tag)
             if criteria.owner is not None:
                 where.append(asset_tags.c.owner == criteria.owner)
-            # The tag is what there is least of, and in the right order; SQLite would begin with the owner, and sort.
-            equals, order_by = _equals_by_no_index, asset_tags.c.asset_id
+            order_by = asset_tags.c.asset_id
+            if self._connection.dialect.name == "sqlite":
+                # The tag is what there is least of, and in the right order; it would begin with the owner, and sort.
+                equals = _equals_by_no_index
         if criteria.owner is not None:
             where.append(equals(assets.c.owner, criteria.owner))
         if criteria.storage is not None:
