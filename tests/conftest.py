@@ -68,9 +68,14 @@ class Service:
 
     async def settle(self) -> None:
         """Let what is abandoned be settled, as the background does it: now, and as far as it can be."""
+        reconciler = self.runtime.reconciler
         for _ in range(3):
-            await self.runtime.reconciler.pass_once()
-            await asyncio.sleep(0.02)  # the background's own pass may have been faster, and still be at it
+            reconciler._put_off.clear()  # whatever the background tried in vain meanwhile is due again
+            await reconciler.pass_once()
+            for _ in range(100):  # the background's own pass may have been faster, and still be at it
+                await asyncio.sleep(0.01)
+                if not reconciler._at_work:
+                    break
 
     async def leaves_nothing(self) -> bool:
         """Whether there is no row, no object and no temporary file."""

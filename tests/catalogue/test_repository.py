@@ -62,9 +62,12 @@ def a_record(**changes: object) -> AssetRecord:
 
 
 async def keep(database: Database, *records: AssetRecord) -> list[AssetRecord]:
-    await database.write(lambda catalogue: catalogue.insert_pending(records))
-    for record in records:
-        assert await database.write(lambda catalogue, record=record: catalogue.mark_ready(record))  # type: ignore[misc]
+    def insert(catalogue: Repository) -> bool:
+        # At once: a service over the catalogue would take a row that nobody is at work on for left behind.
+        catalogue.insert_pending(records)
+        return all(catalogue.mark_ready(record) for record in records)
+
+    assert await database.write(insert)
     return [replace(record, state=AssetState.READY, lease=None) for record in records]
 
 
