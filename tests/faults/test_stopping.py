@@ -65,6 +65,8 @@ def refuses(service: ServiceProcess) -> bool:
         socket.create_connection(service.address).close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:
+        return False  # in the moment of its end: ask again
     return False
 
 
