@@ -17,7 +17,7 @@ from smart_assets.main import create_app
 from smart_assets.runtime import Runtime
 from smart_assets.settings import PREFIX, Settings
 from smart_assets.storage.factory import register_backend
-from tests.staging import FaultyStorage
+from tests.staging import DistantStorage, FaultyStorage
 
 # A shared machine may stop for longer than any example takes. CI tries the same examples each time: what it says is
 # about the change at hand; new ones are looked for wherever else the tests run.
@@ -132,6 +132,15 @@ async def service(start_service: StartService) -> AsyncIterator[Service]:
     """A service with the default settings."""
     async with start_service() as running:
         yield running
+
+
+@pytest.fixture
+def distant() -> Iterator[FaultyStorage]:
+    """A storage `distant`, as if behind a network, that fails where the test says."""
+    storage = FaultyStorage("distant", DistantStorage())
+    undo = register_backend("distant", lambda _name, _settings: storage)
+    yield storage
+    undo()
 
 
 @pytest.fixture

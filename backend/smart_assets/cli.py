@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -120,13 +121,7 @@ def reconcile(
         raise typer.BadParameter("--claim changes something, and --dry-run nothing: give one of them")
 
     wishes = Wishes(storage, dry_run=dry_run, verify=verify, delete_orphans=delete_orphans, claim=claim)
-    try:
-        right = tidy_up(load_settings(), wishes, json=as_json)
-    except (SmartAssetsError, OSError) as error:
-        _say_what_is_wrong(error)
-        raise typer.Exit(2) from None
-    if not right:
-        raise typer.Exit(1)
+    _carry_out(lambda: tidy_up(load_settings(), wishes, json=as_json))
 
 
 @app.command()
@@ -147,13 +142,7 @@ def retention(
     """
     from smart_assets.commands.retention import retire
 
-    try:
-        done = retire(load_settings(), dry_run=dry_run, confirm=confirm, json=as_json)
-    except (SmartAssetsError, OSError) as error:
-        _say_what_is_wrong(error)
-        raise typer.Exit(2) from None
-    if not done:
-        raise typer.Exit(1)
+    _carry_out(lambda: retire(load_settings(), dry_run=dry_run, confirm=confirm, json=as_json))
 
 
 @app.command()
@@ -170,13 +159,7 @@ def doctor(
     """
     from smart_assets.commands.doctor import check_up
 
-    try:
-        well = check_up(load_settings(), storage or None, json=as_json)
-    except (SmartAssetsError, OSError) as error:
-        _say_what_is_wrong(error)
-        raise typer.Exit(2) from None
-    if not well:
-        raise typer.Exit(1)
+    _carry_out(lambda: check_up(load_settings(), storage or None, json=as_json))
 
 
 @app.command(name="export")
@@ -203,11 +186,7 @@ def export_(
 
     criteria = AssetFilter(owner=owner, storage=storage, visibility=visibility, tag=tag)
     after, before = _moment(created_after, "--created-after"), _moment(created_before, "--created-before")
-    try:
-        export_lines(load_settings(), criteria, Period(days=days, after=after, before=before))
-    except (SmartAssetsError, OSError) as error:
-        _say_what_is_wrong(error)
-        raise typer.Exit(2) from None
+    _carry_out(lambda: export_lines(load_settings(), criteria, Period(days=days, after=after, before=before)))
 
 
 @app.command(name="import")
@@ -223,12 +202,17 @@ def import_(
     """
     from smart_assets.commands.transfer import import_lines
 
+    _carry_out(lambda: import_lines(load_settings(), file, dry_run=dry_run, as_json=as_json))
+
+
+def _carry_out(work: Callable[[], bool | None]) -> None:
+    """Do it: exit code 1 where `work` says that not all is well; 2, and one sentence, where it could not be done."""
     try:
-        right = import_lines(load_settings(), file, dry_run=dry_run, as_json=as_json)
+        well = work()
     except (SmartAssetsError, OSError) as error:
         _say_what_is_wrong(error)
         raise typer.Exit(2) from None
-    if not right:
+    if well is False:
         raise typer.Exit(1)
 
 
@@ -271,13 +255,7 @@ def migrate(
     from smart_assets.commands.migrate import migrate as move
 
     wishes = Wishes(source, target, where or (), dry_run=dry_run, concurrency=concurrency)
-    try:
-        is_done = move(load_settings(), wishes, json=as_json)
-    except (SmartAssetsError, OSError) as error:
-        _say_what_is_wrong(error)
-        raise typer.Exit(2) from None
-    if not is_done:
-        raise typer.Exit(1)
+    _carry_out(lambda: move(load_settings(), wishes, json=as_json))
 
 
 def _serve(settings: Settings) -> None:

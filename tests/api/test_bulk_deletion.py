@@ -1,7 +1,6 @@
 """Deleting many assets at once: a result for each, and none in another's way."""
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -10,22 +9,12 @@ import pytest
 from smart_assets.assets import deletions
 from smart_assets.catalogue.repository import Repository
 from smart_assets.errors import CatalogueUnavailable
-from smart_assets.storage.factory import register_backend
 from tests import images
 from tests.conftest import Service, StartService, problem_of
-from tests.staging import DistantStorage, FaultyStorage
+from tests.staging import FaultyStorage
 
 HOLIDAY = images.jpeg(64, 48, seed=3)
 NOBODY = "019aa0c2-0000-7000-8000-000000000000"
-
-
-@pytest.fixture
-def distant() -> Iterator[FaultyStorage]:
-    """A storage `distant`, as if behind a network, that fails where the test says."""
-    storage = FaultyStorage("distant", DistantStorage())
-    undo = register_backend("distant", lambda _name, _settings: storage)
-    yield storage
-    undo()
 
 
 async def send(service: Service, ids: Any) -> httpx.Response:

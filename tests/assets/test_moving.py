@@ -1,7 +1,6 @@
 """An asset goes to another storage whole, or stays where it is; meanwhile it can be read."""
 
 import asyncio
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -17,23 +16,13 @@ from smart_assets.catalogue.repository import Repository
 from smart_assets.errors import CatalogueUnavailable, NoSpace
 from smart_assets.storage.base import Source, StoredObject
 from smart_assets.storage.errors import StorageError, StorageFull, StorageNotConfigured, StorageUnavailable
-from smart_assets.storage.factory import register_backend
 from tests import images
 from tests.conftest import Service, StartService, problem_of
-from tests.staging import DistantStorage, FaultyStorage
+from tests.staging import FaultyStorage
 
 HOLIDAY = images.jpeg(320, 240, seed=11)
 LARGE = images.with_film(HOLIDAY) + bytes(1_200_000)
 SIZES = "100,50"
-
-
-@pytest.fixture
-def distant() -> Iterator[FaultyStorage]:
-    """A storage `distant`, behind a network, that fails where the test says."""
-    storage = FaultyStorage("distant", DistantStorage())
-    undo = register_backend("distant", lambda _name, _settings: storage)
-    yield storage
-    undo()
 
 
 def at(asset: Any) -> str:

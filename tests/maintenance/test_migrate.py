@@ -44,15 +44,6 @@ async def service(start_service: StartService) -> AsyncIterator[Service]:
 
 
 @pytest.fixture
-def distant() -> Iterator[FaultyStorage]:
-    """A storage `distant`, behind a network, that fails where the test says."""
-    storage = FaultyStorage("distant", DistantStorage())
-    undo = register_backend("distant", lambda _name, _settings: storage)
-    yield storage
-    undo()
-
-
-@pytest.fixture
 def cellar() -> Iterator[None]:
     """A second storage on this machine's disk."""
 

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -27,12 +27,11 @@ from smart_assets.maintenance.marker import Marker
 from smart_assets.maintenance.retention import AT_ONCE, FAILURES_IN_A_ROW, Reason, Report, Retention
 from smart_assets.settings import RetentionSettings, load_settings
 from smart_assets.storage.errors import StorageUnavailable
-from smart_assets.storage.factory import register_backend
 from smart_assets.visibility import Visibility
 from tests import images
 from tests.catalogue.test_repository import a_record, keep
 from tests.conftest import Service, StartService, problem_of
-from tests.staging import DistantStorage, FaultyStorage
+from tests.staging import FaultyStorage
 
 HOLIDAY = images.jpeg(64, 48, seed=8)
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -41,15 +40,6 @@ DAY = timedelta(days=1)
 YEAR = 365 * DAY
 SIZE = a_record().total_bytes
 COMMAND = str(Path(sys.executable).with_name("smart-assets"))
-
-
-@pytest.fixture
-def distant() -> Iterator[FaultyStorage]:
-    """A storage `distant`, beyond a network, that fails where the test says."""
-    storage = FaultyStorage("distant", DistantStorage())
-    undo = register_backend("distant", lambda _name, _settings: storage)
-    yield storage
-    undo()
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,11 +18,10 @@ from smart_assets.formats import ImageFormat
 from smart_assets.maintenance import transfer
 from smart_assets.maintenance.transfer import Import, Refused, Report, exported, line_of, record_of
 from smart_assets.storage.errors import StorageError, StorageUnavailable
-from smart_assets.storage.factory import register_backend
 from tests import images
 from tests.catalogue.test_repository import a_record
 from tests.conftest import Service, problem_of
-from tests.staging import DistantStorage, FaultyStorage
+from tests.staging import FaultyStorage
 
 HOLIDAY = images.jpeg(320, 240, seed=21)
 EVERYTHING = AssetFilter()
@@ -34,15 +33,6 @@ async def empty(tmp_path: Path) -> AsyncIterator[Database]:
     database = Database.open(f"sqlite:///{tmp_path}/empty.sqlite3")
     yield database
     await database.close()
-
-
-@pytest.fixture
-def distant() -> Iterator[FaultyStorage]:
-    """A storage `distant` that outlives the process, and fails where the test says."""
-    storage = FaultyStorage("distant", DistantStorage())
-    undo = register_backend("distant", lambda _name, _settings: storage)
-    yield storage
-    undo()
 
 
 async def lines_of(service: Service, **query: Any) -> list[Any]:

@@ -13,12 +13,15 @@ import asyncio
 import ipaddress
 import re
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 import httpcore
+from anyio import to_thread
 
 from smart_assets.assets.spool import Spool
 from smart_assets.errors import BodyTooLarge, Busy, InvalidParameter, SourceUnavailable
@@ -103,6 +106,7 @@ class Importer:
         Raises InvalidParameter where the URL leads to where nobody may ask, SourceUnavailable where nothing can be had
         there now, BodyTooLarge, NoSpace, and Busy where too many are fetched already.
         """
+        url = self.check(url)
         try:
             async with asyncio.timeout(self._settings.wait_seconds):
                 await self._turns.acquire()
@@ -110,7 +114,7 @@ class Importer:
             raise Busy("too many images are being imported; try again") from None
         try:
             async with asyncio.timeout(self._settings.timeout_seconds):
-                return await self._follow(self.check(url), spool, max_bytes)
+                return await self._follow(url, spool, max_bytes)
         except (TimeoutError, httpcore.TimeoutException):
             raise _unavailable("did not send it in time") from None
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol) as error:
@@ -119,12 +123,13 @@ class Importer:
             self._turns.release()
 
     async def _follow(self, url: str, spool: Spool, max_bytes: int) -> Fetched:
+        # Once for the process, and off the loop: reading the certificates takes as long as ten uploads.
+        tls = await to_thread.run_sync(_tls)
+        guard = _Guard(self._settings.allowed_networks, self._resolve)
         for _ in range(self._settings.max_redirects + 1):
             # A pool for each: nothing that one server says may live on for the next.
             async with (
-                httpcore.AsyncConnectionPool(
-                    network_backend=_Guard(self._settings.allowed_networks, self._resolve)
-                ) as pool,
+                httpcore.AsyncConnectionPool(ssl_context=tls, network_backend=guard) as pool,
                 pool.stream("GET", url, headers=_HEADERS, extensions={"timeout": _TIMEOUTS}) as answer,
             ):
                 headers = {name.lower(): value for name, value in answer.headers}
@@ -145,6 +150,12 @@ class Importer:
 
 
 _TIMEOUTS: Final = {"connect": _CONNECT_SECONDS, "read": _SILENCE_SECONDS, "write": _SILENCE_SECONDS}
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """What certificates are held against."""
+    return httpcore.default_ssl_context()
 
 
 class _Guard(httpcore.AsyncNetworkBackend):

@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
+from smart_assets.assets.fetching import fetch
 from smart_assets.assets.lease import Lease
 from smart_assets.assets.objects import original_key, variant_key
 from smart_assets.assets.settling import ClaimLost, Settling
@@ -171,16 +172,9 @@ class Moving:
         """An object of the source, whole and as the row says, in memory or in a temporary file."""
         async with Spool(self._temporary_dir, part.size, self._threads) as spool:
             try:
-                async with aclosing(source.open(part.key)) as chunks:
-                    async for chunk in chunks:
-                        if spool.size + len(chunk) > part.size:
-                            raise _damaged(source, part.key)
-                        await spool.write(chunk)
+                await fetch(source, part.key, spool, size=part.size, sha256=part.sha256)
             except ObjectNotFound:
                 raise StorageError("an object of the asset is missing", storage=source.name, key=part.key) from None
-            await spool.finish()
-            if spool.size != part.size or spool.sha256 != (part.sha256 or spool.sha256):
-                raise _damaged(source, part.key)
             yield spool
 
 
@@ -226,7 +220,3 @@ def _taken(target: StorageBackend, key: str) -> ObjectExists:
     return ObjectExists(
         f"something else lies under the asset's key in {target.name}; nothing was changed", storage=target.name, key=key
     )
-
-
-def _damaged(source: StorageBackend, key: str) -> StorageError:
-    return StorageError(f"an object in {source.name} is not what the asset's row says", storage=source.name, key=key)

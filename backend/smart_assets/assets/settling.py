@@ -143,8 +143,7 @@ class Settling:
         for _ in range(CATALOGUE_RETRIES):
             current = await self._database.read(lambda catalogue: catalogue.get_in_any_state(record.id))
             if current is None:  # deleted meanwhile: nobody misses what is at either key
-                keys = [key for each in _at_both(record) for key in object_keys(each)]
-                await self._storages.get(record.storage).cleanup_failed_assets(keys)
+                await self._storages.get(record.storage).cleanup_failed_assets(_keys_at_both(record))
                 return
             if current.state is AssetState.READY and await self._aligned(current):
                 return
@@ -161,7 +160,7 @@ class Settling:
         for _ in range(CATALOGUE_RETRIES):
             current = await self._database.read(lambda catalogue: catalogue.get_in_any_state(record.id))
             if current is None:  # deleted meanwhile: nobody misses what is at either key
-                await backend.cleanup_failed_assets(key for each in _at_both(record) for key in object_keys(each))
+                await backend.cleanup_failed_assets(_keys_at_both(record))
                 return
             strays = _strays(record, current)
             if current.state is AssetState.READY and (not strays or await self._removed(backend, current, strays)):
@@ -242,10 +241,8 @@ class Settling:
         for _ in range(CATALOGUE_RETRIES):
             current = await self._database.read(lambda catalogue: catalogue.get_in_any_state(record.id))
             if current is None:  # deleted meanwhile: nobody misses what is at either place
-                both = [replace(record, visibility=visibility) for visibility in Visibility]
-                keys = [key for each in both for key in object_keys(each)]
                 for storage in _storages_of(record):
-                    await self._storages.get(storage).cleanup_failed_assets(keys)
+                    await self._storages.get(storage).cleanup_failed_assets(_keys_at_both(record))
                 return
             others = _storages_of(record) - {current.storage}
             if current.state is AssetState.READY and all([await self._emptied(current, other) for other in others]):
@@ -293,11 +290,10 @@ class Settling:
     async def _stray(self, record: AssetRecord, storage: str, right: Collection[str]) -> str | None:
         """A key of `record` at which a storage has an object, and which is not `right`."""
         backend = self._storages.get(storage)
-        for visibility in Visibility:
-            for key in object_keys(replace(record, visibility=visibility)):
-                if key not in right and await backend.exists(key):
-                    logger.warning("a process taken for dead went on", extra={"key": key, **names(record)})
-                    return key
+        for key in _keys_at_both(record):
+            if key not in right and await backend.exists(key):
+                logger.warning("a process taken for dead went on", extra={"key": key, **names(record)})
+                return key
         return None
 
     async def _aligned(self, current: AssetRecord) -> bool:
@@ -361,12 +357,12 @@ def _strays(record: AssetRecord, current: AssetRecord) -> list[str]:
     """The keys `record` names, at either visibility, that its row, now `current`, does not."""
     known: set[str] = set()
     if record.storage == current.storage:
-        known.update(key for each in _at_both(current) for key in object_keys(each))
-    return [key for each in _at_both(record) for key in object_keys(each) if key not in known]
+        known.update(_keys_at_both(current))
+    return [key for key in _keys_at_both(record) if key not in known]
 
 
-def _at_both(record: AssetRecord) -> list[AssetRecord]:
-    return [replace(record, visibility=visibility) for visibility in Visibility]
+def _keys_at_both(record: AssetRecord) -> list[str]:
+    return [key for visibility in Visibility for key in object_keys(replace(record, visibility=visibility))]
 
 
 def _storages_of(record: AssetRecord) -> set[str]:

@@ -14,13 +14,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
 from smart_assets import observability
+from smart_assets.assets.fetching import fetch
 from smart_assets.assets.lease import Lease
 from smart_assets.assets.library import Library
 from smart_assets.assets.objects import original_key, variant_key
@@ -31,7 +31,7 @@ from smart_assets.assets.uploads import Failure, UploadedAsset, check_reserve
 from smart_assets.catalogue.database import Database
 from smart_assets.catalogue.models import AssetRecord, AssetState, VariantRecord
 from smart_assets.catalogue.repository import Repository
-from smart_assets.errors import AssetBusy, BodyTooLarge, Busy, ImageError, InvalidParameter, SmartAssetsError
+from smart_assets.errors import AssetBusy, Busy, ImageError, InvalidParameter, SmartAssetsError
 from smart_assets.imaging.jobs import RenderJob, RenderResult, Rendition, RenditionFailure
 from smart_assets.imaging.placeholder import Placeholder
 from smart_assets.imaging.probe import Limits, probe
@@ -39,7 +39,7 @@ from smart_assets.imaging.sizes import RenderOptions, Size, variant_name
 from smart_assets.imaging.workers import RenderPool
 from smart_assets.settings import Settings
 from smart_assets.storage.base import StorageBackend
-from smart_assets.storage.errors import StorageError, StorageUnavailable
+from smart_assets.storage.errors import StorageUnavailable
 from smart_assets.storage.registry import Storages
 from smart_assets.threads import Threads
 
@@ -243,16 +243,7 @@ class Variants:
 
     async def _fetch(self, backend: StorageBackend, record: AssetRecord, spool: Spool) -> Path:
         """The original as a file; StorageError where it is not what was stored."""
-        wrong = StorageError("the stored original is not what was uploaded", storage=backend.name)
-        try:
-            async with aclosing(backend.open(original_key(record))) as chunks:
-                async for chunk in chunks:
-                    await spool.write(chunk)
-        except BodyTooLarge:
-            raise wrong from None
-        await spool.finish()
-        if (spool.size, spool.sha256) != (record.size_bytes, record.sha256):
-            raise wrong
+        await fetch(backend, original_key(record), spool, size=record.size_bytes, sha256=record.sha256)
         return await spool.as_file()
 
     async def _finished(self, backend: StorageBackend, growing: AssetRecord, made: _Made) -> AssetRecord:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from smart_assets.commands.progress import on_stderr
 from smart_assets.errors import ConfigurationError
 from smart_assets.maintenance.doctor import Examination, Step, examine, is_meant, not_usable
 from smart_assets.maintenance.faults import Diagnosis
@@ -46,8 +47,7 @@ def check_up(settings: Settings, storages: Sequence[str] | None, *, json: bool) 
         if name not in there:
             raise ConfigurationError(f"there is no storage {name[:63]!r}; there are: {', '.join(there)}")
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with on_stderr(*columns) as progress:
         examinations = asyncio.run(_check_up(settings, storages, progress))
     if json:
         typer.echo(as_json(examinations))

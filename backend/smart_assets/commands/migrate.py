@@ -23,7 +23,6 @@ from smart_assets.maintenance.migrate import Migration, Report, Which
 from smart_assets.observability import configure_logging
 from smart_assets.runtime import Sight, looking, running
 from smart_assets.settings import Settings
-from smart_assets.storage.base import StorageBackend
 from smart_assets.storage.errors import StorageNotConfigured
 
 SHOWN: Final = 20
@@ -81,7 +80,7 @@ async def _check(sight: Sight, wishes: Wishes) -> None:
     """ConfigurationError, or StorageError, where these are no storages to move between from here."""
     backends = [sight.storages.get(name) for name in (wishes.source, wishes.target)]
     for backend in backends:
-        if not _is_lasting(backend):
+        if not backend.capabilities.lasting:
             raise ConfigurationError(
                 f"the storage {backend.name} keeps nothing that could be moved from here, or to it"
             )
@@ -90,17 +89,13 @@ async def _check(sight: Sight, wishes: Wishes) -> None:
         for name in await sight.database.read(lambda catalogue: catalogue.count_by_storage(unsettled=True)):
             with suppress(StorageNotConfigured):  # nothing of it can be touched
                 backends.append(sight.storages.get(name))
-    for backend in {backend.name: backend for backend in backends if _is_lasting(backend)}.values():
+    for backend in {backend.name: backend for backend in backends if backend.capabilities.lasting}.values():
         if await Marker(sight.database, backend).owner() == "another":
             # A copy of a catalogue would remove what the catalogue itself still needs.
             raise ConfigurationError(
                 f"the marker of {backend.name} names another catalogue, or a later state of this one, so nothing is "
                 "moved; `smart-assets reconcile --claim` makes the storage this catalogue's"
             )
-
-
-def _is_lasting(backend: StorageBackend) -> bool:
-    return backend.capabilities.persistent and not backend.capabilities.one_process
 
 
 @contextmanager

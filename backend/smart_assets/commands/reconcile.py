@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from smart_assets.commands.progress import on_stderr
 from smart_assets.errors import ConfigurationError
 from smart_assets.maintenance.audit import Audit, Report
 from smart_assets.maintenance.marker import NOT_OURS, Marker
@@ -45,8 +45,7 @@ def tidy_up(settings: Settings, wishes: Wishes, *, json: bool) -> bool:
     # What goes wrong is said once, by whoever hears the error.
     configure_logging("critical", settings.log_format)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with on_stderr(*columns) as progress:
         reports = asyncio.run(_tidy_up(settings, wishes, progress))
     if json:
         typer.echo(as_json(reports))
@@ -82,7 +81,7 @@ async def _chosen(sight: Sight, wishes: Wishes) -> tuple[list[StorageBackend], l
             if name in rows:
                 unreachable.append(Report(name, assets=rows[name], error=error.detail))
             continue
-        if backend.capabilities.persistent and not backend.capabilities.one_process:
+        if backend.capabilities.lasting:
             backends.append(backend)
         elif wishes.storages:
             raise ConfigurationError(f"the storage {name} keeps nothing that could be looked at from here")

@@ -7,12 +7,12 @@ import sys
 from json import dumps
 
 import typer
-from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from smart_assets.assets.lease import Lease
 from smart_assets.assets.settling import Settling
+from smart_assets.commands.progress import on_stderr
 from smart_assets.maintenance.report import print_removals
 from smart_assets.maintenance.retention import Removal, Report, Retention
 from smart_assets.observability import configure_logging
@@ -28,8 +28,7 @@ def retire(settings: Settings, *, dry_run: bool, confirm: bool, json: bool) -> b
     # What goes wrong is said once, in the report.
     configure_logging("critical", settings.log_format)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[done]}"), TimeElapsedColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with on_stderr(*columns) as progress:
         report = asyncio.run(_retire(settings, progress, dry_run=dry_run, confirm=confirm))
     if json:
         typer.echo(dumps(report.to_json(), indent=2))

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from smart_assets.assets.library import Period
 from smart_assets.catalogue.repository import AssetFilter
+from smart_assets.commands.progress import on_stderr
 from smart_assets.errors import ConfigurationError
 from smart_assets.maintenance.transfer import Import, Report, exported
 from smart_assets.observability import configure_logging
@@ -87,12 +87,10 @@ def _opened(source: str) -> Iterator[tuple[BinaryIO, int | None]]:
 
 @contextmanager
 def _progress(unit: str) -> Iterator[Progress]:
-    console = Console(stderr=True)
     amount = DownloadColumn() if unit == "bytes" else TextColumn("{task.completed:,.0f} " + unit)
     columns = (TextColumn("{task.description}"), BarColumn(), amount, TaskProgressColumn(), TimeRemainingColumn())
     # Lines that go to the same terminal would be torn by it.
-    disable = not console.is_terminal or (unit != "bytes" and sys.stdout.isatty())
-    with Progress(*columns, console=console, transient=True, disable=disable) as progress:
+    with on_stderr(*columns, shown=unit == "bytes" or not sys.stdout.isatty()) as progress:
         yield progress
 
 

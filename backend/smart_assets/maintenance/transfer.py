@@ -320,7 +320,7 @@ class Import:
             backend = self._storages.get(record.storage)
         except StorageNotConfigured as error:
             return Finding(number, "not_configured", error.detail, record.id)
-        if not backend.capabilities.persistent or backend.capabilities.one_process:
+        if not backend.capabilities.lasting:
             return Finding(number, "missing", f"{backend.name} keeps nothing from before", record.id)
         objects = {original_key(record): record.size_bytes} | {
             variant_key(record, variant): variant.size_bytes for variant in record.variants

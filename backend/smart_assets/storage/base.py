@@ -97,6 +97,11 @@ class Capabilities:
     one_process: bool = False
     """What it keeps is known to this process alone and forgotten with it."""
 
+    @property
+    def lasting(self) -> bool:
+        """What it keeps is there for every process, and after each."""
+        return self.persistent and not self.one_process
+
 
 @dataclass(frozen=True)
 class StoredObject:
