@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from smart_assets.catalogue.sqlite import Turn
 from tests import images
 from tests.conftest import problem_of
 from tests.faults.process import ServiceProcess, audit, rows, settled, states, until
@@ -139,6 +140,23 @@ def suspend(service: ServiceProcess) -> None:
             catalogue.execute("BEGIN IMMEDIATE")
             return
         service.signal(signal.SIGCONT)
+
+
+def test_one_stopped_while_it_was_its_turn_to_write_holds_nobody_up(
+    pair: tuple[ServiceProcess, ServiceProcess],
+) -> None:
+    """Its lock lasts as long as it is stopped; its lease must run out for the other all the same."""
+    one, other = pair
+    with closing(Turn(str(one.data / "catalogue.sqlite3-turn"))) as turn, ThreadPoolExecutor() as threads:
+        lost = threads.submit(upload, one, NOISE, **SLOWLY)
+        until(lambda: one.rendering(1) and states(one.data)["pending"] == 1)
+        with turn.taken():
+            one.signal(signal.SIGKILL)
+            with pytest.raises(httpx.TransportError):
+                lost.result()
+            until(lambda: not rows(other.data), of="the clean-up")
+            assert upload(other).status_code == 201
+    until(lambda: audit(other.data) == [])
 
 
 def test_one_that_was_only_stopped_for_a_while_loses_its_uploads_and_says_so(

@@ -163,20 +163,23 @@ class Turn:
 
     SQLite lets a second writer sleep, from one millisecond to a hundred, and try again: most of that time nobody
     writes. This lock is looked at more often. It only keeps order: SQLite's own is taken all the same, and who does not
-    get this one in time goes on without.
+    get this one in time goes on without. Whoever kept it for so long may have been stopped with it in hand, so from
+    then on it is only asked for, not waited for, until it is free again.
     """
 
     def __init__(self, path: str) -> None:
         """`path` is where the lock lies, from the first time it is taken."""
         self._path = path
         self._descriptor = -1
+        self._is_worth_waiting_for = True
 
     @contextmanager
     def taken(self) -> Iterator[None]:
         """Wait for it, and keep it for as long as the context lasts. For one thread."""
         deadline = time.monotonic() + _TURN_SECONDS
-        while not self._try() and time.monotonic() < deadline:
+        while not (taken := self._try()) and self._is_worth_waiting_for and time.monotonic() < deadline:
             time.sleep(_LOOK_SECONDS)
+        self._is_worth_waiting_for = taken
         try:
             yield
         finally:
