@@ -76,8 +76,11 @@ check: $(VENV)/dev.stamp ## Run everything a change must pass: formatting, lint,
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n auto --dist worksteal --ignore=tests/live
 
+# What needs no server, for the summary to show every storage beside the others.
+PLAIN := local memory direct
+
 live: $(VENV)/live.stamp ## Run the storage contract, the catalogue and uploads against real servers, the pages in a browser
-	$(BIN)/pytest -n auto --contract-summary tests/live tests/storage
+	$(BIN)/pytest -n auto --dist worksteal --contract-summary tests/live $(PLAIN:%=tests/storage/test_%.py)
 
 torture: $(VENV)/live.stamp ## Starve the service, kill it hundreds of times, on disk, on S3 and in PostgreSQL, then ten minutes of load
 	$(BIN)/pytest -n auto $(HARM)

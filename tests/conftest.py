@@ -27,6 +27,12 @@ hypothesis.settings.load_profile("shared machine")
 pytest.register_assert_rewrite("tests.contracts")
 pytest_plugins = ["tests.contracts.summary", "tests.hostile.counting"]
 
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Half as many again as there are processors: half of the time a test waits for a timeout, a kill or a disk."""
+    return (os.cpu_count() or 1) * 3 // 2
+
+
 BASE_URL = "http://127.0.0.1:8000"
 
 
