@@ -11,6 +11,7 @@ import pytest
 
 from tests import images
 from tests.conftest import Service, StartService, problem_of
+from tests.staging import FaultyStorage
 
 HOLIDAY = images.jpeg(320, 240, seed=5)
 NOBODY = "019aa0c2-0000-7000-8000-000000000000"
@@ -306,6 +307,39 @@ async def test_content_comes_through_the_service_with_the_present_filename(servi
     sized = await service.client.get(api(asset, "content"), params={"size": "64"})
     assert len(sized.content) == asset["variants"][0]["size_bytes"]
     problem_of(await service.client.get(api(asset, "content"), params={"size": "63"}), 404, "variant_not_found")
+
+
+@pytest.mark.parametrize("size", ["", "64"])
+@pytest.mark.parametrize("change", ["published", "deleted", "on its way"])
+async def test_content_that_is_changed_while_it_is_asked_for(
+    service: Service, faulty: FaultyStorage, change: str, size: str
+) -> None:
+    """Nothing is missing: it lies elsewhere, or is gone as was asked."""
+    asset = await service.uploaded(HOLIDAY, storage="faulty", visibility="private", sizes="64")
+    before = await service.client.get(api(asset, "content"), params={"size": size})
+    faulty.relent()
+    reading, moving = faulty.hang("read", at=1), faulty.hang("move", at=2, after=True)
+    read = asyncio.create_task(service.client.get(api(asset, "content"), params={"size": size}))
+    await reading.reached.wait()
+    if change == "deleted":
+        assert (await service.client.delete(api(asset))).status_code == 204
+    else:
+        publishing = asyncio.create_task(patch(service, asset, {"visibility": "public"}))
+        await moving.reached.wait()
+        if change == "published":
+            moving.release()
+            await publishing
+    reading.release()
+    answer = await read
+    match change:
+        case "published":
+            assert (answer.status_code, answer.content) == (200, before.content)
+        case "deleted":
+            problem_of(answer, 404, "asset_not_found")
+        case _:
+            problem_of(answer, 503, "busy")
+            moving.release()
+            assert (await publishing).json()["visibility"] == "public"
 
 
 @pytest.mark.parametrize("storage", ["local", "memory"])

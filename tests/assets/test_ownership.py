@@ -125,6 +125,43 @@ async def test_losing_the_row_while_going_public_leaves_nothing_public(service: 
     assert (await service.client.get(url)).json()["visibility"] == "private"
 
 
+@pytest.mark.parametrize("target", ["public", "private"])
+async def test_bytes_that_went_with_the_row_are_no_fault_of_the_storage(
+    service: Service, faulty: FaultyStorage, target: str
+) -> None:
+    """Stopped in the middle of a change; another process took the row over, and the asset was deleted there."""
+    origin = "private" if target == "public" else "public"
+    asset = await service.uploaded(HOLIDAY, storage="faulty", sizes="100,50", visibility=origin)
+    faulty.relent()
+    hang = faulty.hang("move", at=2)
+    url = f"/api/v1/assets/{asset['id']}"
+    slow = asyncio.create_task(service.client.patch(url, json={"visibility": target}))
+    await hang.reached.wait()
+    await service.runtime.library._settling.settle_as_private(await take_over(service, asset["id"]))
+    assert (await service.client.delete(url)).status_code == 204
+    hang.release()
+    problem_of(await slow, 503, "busy")
+    assert await faulty.keys() == set()
+
+
+@pytest.mark.parametrize("change", ["move?storage=memory", "variants?sizes=40"])
+async def test_an_original_that_went_with_the_row_is_no_fault_of_the_storage(
+    service: Service, faulty: FaultyStorage, change: str
+) -> None:
+    asset = await service.uploaded(HOLIDAY, storage="faulty")
+    url = f"/api/v1/assets/{asset['id']}"
+    faulty.relent()
+    hang = faulty.hang("read", at=1)
+    slow = asyncio.create_task(service.client.post(f"{url}/{change}"))
+    await hang.reached.wait()
+    taken, settling = await take_over(service, asset["id"]), service.runtime.library._settling
+    await (settling.settle_move(taken.id, ANOTHER) if "move" in change else settling.undo_growing(taken))
+    assert (await service.client.delete(url)).status_code == 204
+    hang.release()
+    problem_of(await slow, 503, "busy")
+    assert await faulty.keys() == set()
+
+
 async def test_who_lost_the_row_makes_nothing_more_public(
     start_service: StartService, faulty: FaultyStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from tests.faults.process import ServiceProcess
+from tests.faults.process import PATIENCE, ServiceProcess
 from tests.live.process import unavailable
 
 if TYPE_CHECKING:
@@ -60,9 +60,10 @@ def browser() -> Iterator[Browser]:
     if program is None:
         unavailable("there is no Chromium: `apt-get install chromium` brings one")
     try:
-        from playwright.sync_api import sync_playwright
+        from playwright.sync_api import expect, sync_playwright
     except ImportError:
         unavailable("there is no playwright: `make live` installs it")
+    expect.set_options(timeout=PATIENCE * 1000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield browser

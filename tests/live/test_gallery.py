@@ -99,7 +99,7 @@ def test_the_progress_of_a_file_is_seen(running: ServiceProcess, api: httpx.Clie
         expect(bar).to_have_attribute("value", re.compile(r"0\.\d+"))
         expect(page.locator("#queue")).to_contain_text(re.compile(r"Sending, \d+ %"))
         network.send("Network.emulateNetworkConditions", speed | {"uploadThroughput": -1})
-        expect(page.locator("#queue [data-state=stored]")).to_have_count(1, timeout=30_000)
+        expect(page.locator("#queue [data-state=stored]")).to_have_count(1)
 
 
 def test_files_are_dropped_and_pasted(running: ServiceProcess, api: httpx.Client, visit: Visit) -> None:
@@ -267,7 +267,8 @@ def test_images_that_lie_in_a_bucket_are_seen(
         "PUBLIC_ACCESS": public_access,
     }
     environment = {f"ASSETS_S3__{name}": value for name, value in bucket.items()}
-    with ServiceProcess(tmp_path, **environment) as service, httpx.Client(base_url=f"{service.url}/api/v1") as client:
+    with ServiceProcess(tmp_path, **environment) as service, service.client() as client:
+        client.base_url = f"{service.url}/api/v1"
         for visibility in ("public", "private"):
             stored(client, storage="s3", visibility=visibility)
         with visit(service.url) as page:
@@ -508,7 +509,7 @@ def test_swagger_ui_uploads_a_file_with_a_key_and_shows_the_image(tmp_path: Path
         upload.locator("input[type=file]").set_input_files(file("photo.jpg"))
         upload.get_by_role("button", name="Execute").click()
         answer = upload.locator(".live-responses-table")
-        expect(answer.locator(".response-col_status").last).to_contain_text("201", timeout=30_000)
+        expect(answer.locator(".response-col_status").last).to_contain_text("201")
         asset_id = re.search(r'"id": "([0-9a-f-]{36})"', answer.inner_text())
         assert asset_id is not None
 

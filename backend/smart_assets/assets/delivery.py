@@ -114,29 +114,36 @@ def _disk_errors() -> Iterator[None]:
         raise StorageUnavailable("the object could not be read") from error
 
 
+Place = tuple[StorageBackend, str]
+"""Where an object lies: its storage, and its key there."""
+
+
 @dataclass(frozen=True)
 class StoredBytes:
-    """An object behind a backend that streams it. `now_at` says where it is, should it have been moved meanwhile."""
+    """An object behind a backend that streams it.
 
-    backend: StorageBackend
-    key: str
-    now_at: Callable[[], Awaitable[StorageBackend | None]]
+    `look_again` says where it lies just now, should it not be there any more; AssetNotFound where it is gone.
+    """
+
+    place: Place
+    look_again: Callable[[], Awaitable[Place]]
 
     async def read(self, start: int, end: int) -> AsyncGenerator[bytes, None]:
         """The bytes from `start` up to but not including `end`, in pieces, from wherever they are."""
-        backend: StorageBackend | None = self.backend
-        while backend is not None:
-            tried = backend
+        place = self.place
+        while True:
+            backend, key = place
             try:
-                async with aclosing(backend.open(self.key, start=start, end=end)) as chunks:
+                async with aclosing(backend.open(key, start=start, end=end)) as chunks:
                     async for chunk in chunks:
                         start += len(chunk)
                         yield chunk
                 return
             except ObjectNotFound:
-                backend = await self.now_at()
-                if backend is None or backend is tried:
+                now = await self.look_again()
+                if now == place:
                     raise
+                place = now
 
 
 class Delivery:
@@ -216,7 +223,7 @@ class Delivery:
             if found is None and record.target_visibility is not None:
                 raise Busy("the asset's visibility is being changed; try again")
             if found is None:
-                if await self._now_at(record.id) in {backend, None}:
+                if await self._place_of(parsed) == (backend, key):
                     raise AssetNotFound("there is nothing at this address")
                 return await self.look_up(key, grant)  # it was moved to another storage just now
             return self._deliverable(key, found)
@@ -232,22 +239,20 @@ class Delivery:
             return Redirect(signed.url, max(0, min(grant.max_age, left // 2)))
         media_type = ImageFormat.from_extension(parsed.extension).media_type
         modified = record.created_at.replace(microsecond=0)
-        source = StoredBytes(backend, key, partial(self._now_at, record.id))
+        source = StoredBytes((backend, key), partial(self._place_of, parsed))
         return Deliverable(size_bytes, _etag(key), modified, media_type, source, self._threads)
 
     async def content(self, record: AssetRecord, size: str | None) -> Deliverable:
         """The bytes of an asset's original or size, through the service, whatever the storage."""
         variant = find_variant(record, size) if size is not None else None
-        if record.target_visibility is not None:
-            raise Busy("the asset's visibility is being changed; try again")
-        key = _key(record, variant)
+        place = self._place(record, size)
         image_format = variant.format if variant else record.format
         return Deliverable(
             variant.size_bytes if variant else record.size_bytes,
-            _etag(key),
+            _etag(place[1]),
             record.created_at.replace(microsecond=0),
             image_format.media_type,
-            StoredBytes(self._storages.get(record.storage), key, partial(self._now_at, record.id)),
+            StoredBytes(place, partial(self._place_now, record.id, size)),
             self._threads,
         )
 
@@ -261,10 +266,27 @@ class Delivery:
             self._threads,
         )
 
-    async def _now_at(self, asset_id: UUID) -> StorageBackend | None:
-        """The storage an asset is at just now; None where it is gone."""
+    def _place(self, record: AssetRecord, size: str | None) -> Place:
+        """Where an asset's original or size lies; Busy while that may be at either visibility."""
+        if record.target_visibility is not None:
+            raise Busy("the asset's visibility is being changed; try again")
+        variant = find_variant(record, size) if size is not None else None
+        return self._storages.get(record.storage), _key(record, variant)
+
+    async def _place_now(self, asset_id: UUID, size: str | None) -> Place:
         record = await self._database.read(lambda catalogue: catalogue.get(asset_id))
-        return self._storages.get(record.storage) if record is not None else None
+        if record is None:
+            raise AssetNotFound("there is no such asset")
+        return self._place(record, size)
+
+    async def _place_of(self, key: AssetKey) -> Place:
+        """Where the object behind an address lies just now; AssetNotFound where there is none any more."""
+        record = await self._record(key)
+        if record is None:
+            raise AssetNotFound("there is nothing at this address")
+        if record.target_visibility is not None:
+            raise Busy("the asset's visibility is being changed; try again")
+        return self._storages.get(record.storage), str(key)
 
     async def _record(self, key: AssetKey) -> AssetRecord | None:
         record = await self._database.read(lambda catalogue: catalogue.get(key.asset_id))

@@ -160,7 +160,7 @@ class Moving:
         turns = asyncio.Semaphore(_COPIES_AT_ONCE)
 
         async def copy(part: Part) -> None:
-            async with turns, self._fetched(source, part) as spool:
+            async with turns, self._fetched(record, source, part) as spool:
                 if not await self._database.read(lambda catalogue: catalogue.is_claimed(record)):
                     raise ClaimLost
                 await _put(target, part, spool)
@@ -168,12 +168,14 @@ class Moving:
         await all_or_first_error(*map(copy, parts_of(record)))
 
     @asynccontextmanager
-    async def _fetched(self, source: StorageBackend, part: Part) -> AsyncIterator[Spool]:
+    async def _fetched(self, record: AssetRecord, source: StorageBackend, part: Part) -> AsyncIterator[Spool]:
         """An object of the source, whole and as the row says, in memory or in a temporary file."""
         async with Spool(self._temporary_dir, part.size, self._threads) as spool:
             try:
                 await fetch(source, part.key, spool, size=part.size, sha256=part.sha256)
             except ObjectNotFound:
+                if not await self._database.read(lambda catalogue: catalogue.is_claimed(record)):
+                    raise ClaimLost from None  # who has it now may have moved or removed it
                 raise StorageError("an object of the asset is missing", storage=source.name, key=part.key) from None
             yield spool
 

@@ -331,6 +331,8 @@ class Settling:
                 try:
                     await backend.set_visibility(key, target)
                 except ObjectNotFound:
+                    if not await self._database.read(lambda catalogue: catalogue.is_claimed(record)):
+                        raise ClaimLost from None  # who has it now may have moved or removed it
                     if known_as in required:
                         raise
                     logger.warning("an object of an asset is missing", extra={"key": key, **names(record)})

@@ -39,7 +39,7 @@ from smart_assets.imaging.sizes import RenderOptions, Size, variant_name
 from smart_assets.imaging.workers import RenderPool
 from smart_assets.settings import Settings
 from smart_assets.storage.base import StorageBackend
-from smart_assets.storage.errors import StorageUnavailable
+from smart_assets.storage.errors import ObjectNotFound, StorageUnavailable
 from smart_assets.storage.registry import Storages
 from smart_assets.threads import Threads
 
@@ -243,7 +243,12 @@ class Variants:
 
     async def _fetch(self, backend: StorageBackend, record: AssetRecord, spool: Spool) -> Path:
         """The original as a file; StorageError where it is not what was stored."""
-        await fetch(backend, original_key(record), spool, size=record.size_bytes, sha256=record.sha256)
+        try:
+            await fetch(backend, original_key(record), spool, size=record.size_bytes, sha256=record.sha256)
+        except ObjectNotFound:
+            if not await self._database.read(lambda catalogue: catalogue.is_claimed(record)):
+                raise _taken_over() from None  # who has it now may have moved or removed it
+            raise
         return await spool.as_file()
 
     async def _finished(self, backend: StorageBackend, growing: AssetRecord, made: _Made) -> AssetRecord:
