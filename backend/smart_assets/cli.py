@@ -85,9 +85,11 @@ def openapi(
     """Write the API's description."""
     import yaml
 
+    from smart_assets.api.documents import described
     from smart_assets.main import create_app
+    from smart_assets.storage.factory import StorageType
 
-    document = create_app(Settings()).openapi()
+    document = described(create_app(Settings()), [kind.value for kind in StorageType], StorageType.LOCAL.value)
     directory.mkdir(parents=True, exist_ok=True)
     text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
     (directory / "openapi.json").write_text(text, encoding="utf-8")

@@ -38,19 +38,20 @@ def create_app(settings: Settings, *, serves: bool = True) -> FastAPI:
         license_info={"name": "MIT", "identifier": "MIT"},
         lifespan=lifespan,
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
         docs_url=None,  # `web` has pages of its own, which fetch nothing from other hosts
         redoc_url=None,
-        # Errors have one shape, and it is documented by hand: FastAPI's own 422 is never sent.
-        responses={422: documents.problems(422)[422]},
+        responses={422: documents.NEVER_SENT},  # errors have one shape, and it is documented by hand
         openapi_tags=[
             {"name": "upload", "description": "Taking images in."},
             {"name": "library", "description": "Finding them, changing them, letting them go."},
+            {"name": "delivery", "description": "Where the addresses of images lead."},
             {"name": "access", "description": "Who may."},
             {"name": "service", "description": "How the service is."},
         ],
     )
     problems.install(app)
-    documents.install(app)
+    documents.install(app, settings)
     app.include_router(uploads.router)
     app.include_router(assets.direct)
     app.include_router(assets.router)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Depends, Request, Security
+from fastapi import Depends, Path, Request, Security
 from fastapi.security import HTTPBearer
 
 from smart_assets.access.api_keys import Caller
@@ -18,7 +18,11 @@ from smart_assets.runtime import Runtime
 from smart_assets.settings import is_loopback
 
 # Only describes the key to API documents; the check is ours, so that its errors have our shape.
-_bearer = HTTPBearer(auto_error=False, bearerFormat="key", description="A key, where the service has keys set.")
+_bearer = HTTPBearer(
+    auto_error=False,
+    bearerFormat="key",
+    description="A key, where the service has keys set: as it was shown when it was made, without `Bearer`.",
+)
 
 
 async def get_runtime(request: Request) -> Runtime:
@@ -52,6 +56,9 @@ ReaderDep = Annotated[Caller, Depends(May(Scope.READ))]
 WriterDep = Annotated[Caller, Depends(May(Scope.WRITE))]
 DeleterDep = Annotated[Caller, Depends(May(Scope.DELETE))]
 AdminDep = Annotated[Caller, Depends(May(Scope.ADMIN))]
+
+
+AssetId = Annotated[str, Path(description="The `id` of an asset.")]
 
 
 async def get_presenter(request: Request, runtime: RuntimeDep) -> Presenter:

@@ -2,21 +2,65 @@
 
 from __future__ import annotations
 
+import importlib.resources
+import json
+import re
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI
 
 from smart_assets.api.problems import MEDIA_TYPE, STATUS, Problem, problem_body
-from smart_assets.api.schemas import DataUrl
+from smart_assets.api.schemas import DEFAULT_STORAGE, DataUrl
 from smart_assets.formats import ImageFormat
+from smart_assets.settings import Settings
+from smart_assets.storage.factory import usable_storages
 
 DESCRIPTION = """\
 Upload an image once: the service makes the sizes you ask for, stores all of it where you say, public or private, and
 leaves nothing behind when something fails.
 
-Errors are RFC 9457 problems: look at `code`.
+**Keys.** Where the service has keys set, every call takes one: `Authorization: Bearer <key>`. Assets belong to the
+key's owner; nobody else's can be seen. Without keys only this machine is answered.
+
+**Errors** are RFC 9457 problems, `application/problem+json`: programs look at `code`, people read `detail`, and
+`request_id` is what to ask the operator about. With `Retry-After` it is worth trying again.
+
+**Retries.** An upload with an `Idempotency-Key` that comes again gets its first answer again, and nothing is stored
+twice.
+
+**Addresses.** The `url` of a public image stays. That of a private one is signed and expires: ask for the asset again,
+or for a signed URL that lives as long as you say.
 """
+
+DELIVERED = "/assets/{key}"
+
+NEVER_SENT: dict[str, Any] = {"description": "Never sent."}
+"""Stands where FastAPI would put its own 422."""
+
+PARTICULAR = frozenset(
+    {
+        "signature_required",
+        "signature_invalid",
+        "signature_expired",
+        "variant_not_found",
+        "key_not_found",
+        "route_not_found",
+        "idempotency_conflict",
+        "idempotency_in_progress",
+        "unsupported_image",
+        "corrupt_image",
+        "too_many_pixels",
+        "digest_mismatch",
+        "storage_not_configured",
+        "unsupported",
+    }
+)
+"""Codes that only some routes give: those name them."""
+
+_EXAMPLES = json.loads((importlib.resources.files("smart_assets.api") / "examples.json").read_text(encoding="utf-8"))
+"""What was asked and answered, by method and path: `make openapi` records it."""
 
 _METADATA = {
     "type": "string",
@@ -45,14 +89,6 @@ _JSON_BODY = {
         ]
     },
     "examples": {
-        "data_url": {
-            "summary": "The image itself",
-            "value": {
-                "data_url": "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7",
-                "filename": "pixel.gif",
-                "metadata": {"album": 7},
-            },
-        },
         "source_url": {
             "summary": "Where the image is to be fetched from",
             "value": {"source_url": "https://images.example.com/holiday.jpg", "metadata": {"album": 7}},
@@ -86,29 +122,161 @@ def upload_body(field: str, *, several: bool) -> dict[str, Any]:
     }
 
 
-def install(app: FastAPI) -> None:
-    """Add what is documented by hand to the document FastAPI generates from the code."""
-    generate = app.openapi
+def install(app: FastAPI, settings: Settings) -> None:
+    """Let the document the service gives be `described`, for the storages it has."""
+    documents: list[dict[str, Any]] = []
 
     def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            document = generate()
-            for model in (Problem, DataUrl):
-                schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-                document["components"]["schemas"] |= {**schema.pop("$defs", {}), model.__name__: schema}
-        return app.openapi_schema or {}
+        if not documents:
+            documents.append(described(app, usable_storages(settings), settings.default_storage))
+        return documents[0]
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The errors a route can give, with the codes each status stands for."""
-    return {status: _problem(status) for status in statuses}
+def described(app: FastAPI, storages: Iterable[str], default_storage: str) -> dict[str, Any]:
+    """What FastAPI says of the code, and what it cannot know: bodies read by hand, real examples, the names of
+    storages, errors that any call may give, and parameters as a form can show them.
+    """
+    document = FastAPI.openapi(app)
+    app.openapi_schema = None  # it is made into ours
+    for model in (Problem, DataUrl):
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        document["components"]["schemas"] |= {**schema.pop("$defs", {}), model.__name__: schema}
+    storages = tuple(storages)
+    document["paths"][DELIVERED] = {"get": json.loads(json.dumps(_delivery()))}  # no part twice: YAML would refer to it
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            _add_problems(operation)
+            for parameter in operation.get("parameters", ()):
+                _simplify(parameter)
+                if parameter["name"] == "storage":
+                    _name_storages(parameter["schema"], storages, default_storage)
+            _add_examples(operation, _EXAMPLES.get(f"{method.upper()} {path}", ()))
+    return document
 
 
-def _problem(status: int) -> dict[str, Any]:
-    codes = [code for code, of in STATUS.items() if of == status]
-    examples = {code: {"value": problem_body(code, _EXAMPLES.get(code, "…"), "0198f7a2c5e94c1f")} for code in codes}
+def _add_problems(operation: dict[str, Any]) -> None:
+    """What may come of any call; FastAPI's own 422, which is never sent, goes."""
+    responses = operation["responses"]
+    if responses.get("422") == NEVER_SENT:
+        del responses["422"]
+    anywhere: list[int | str] = [401, 403, 500, "busy"] if "security" in operation else [403, 500]
+    if "requestBody" in operation:
+        anywhere += [400, 408, 413, 415]
+    for status, response in problems(*anywhere).items():
+        responses.setdefault(str(status), response)
+    operation["responses"] = dict(sorted(responses.items()))
+
+
+def _simplify(parameter: dict[str, Any]) -> None:
+    """A parameter that may be left out is no null: as what it is where it is there, a form has a control for it."""
+    if parameter["in"] == "header":
+        parameter["name"] = parameter["name"].title()
+    schema = parameter["schema"]
+    if "anyOf" in schema:
+        (only,) = (kind for kind in schema.pop("anyOf") if kind != {"type": "null"})
+        schema |= only
+    if "const" in schema:
+        schema["enum"] = [schema.pop("const")]
+
+
+def _name_storages(schema: dict[str, Any], storages: tuple[str, ...], default: str) -> None:
+    for bound in ("minLength", "maxLength"):
+        schema.pop(bound, None)
+    schema["enum"] = list(storages)
+    if schema.pop(DEFAULT_STORAGE, False):
+        schema["default"] = default
+
+
+def _add_examples(operation: dict[str, Any], examples: Iterable[dict[str, Any]]) -> None:
+    for example in examples:
+        if "request" in example:
+            content = operation["requestBody"]["content"]["application/json"]
+            _named(content, example["summary"], example["request"])
+        if "response" in example:
+            content = operation["responses"][str(example["status"])]["content"]
+            _named(content[example["media_type"]], example["summary"], example["response"])
+
+
+def _named(content: dict[str, Any], summary: str, value: Any) -> None:
+    name = re.sub(r"[^a-z0-9]+", "_", summary.lower()).strip("_")
+    content.setdefault("examples", {})[name] = {"summary": summary, "value": value}
+
+
+def _delivery() -> dict[str, Any]:
+    """`/assets/{key}`, which no router knows: see `api.delivery`."""
+    query = {
+        "exp": ({"type": "integer"}, "When the signature ends, in Unix seconds."),
+        "kid": ({"type": "string"}, "Which key signed."),
+        "sig": ({"type": "string"}, "The signature."),
+    }
+    return {
+        "tags": ["delivery"],
+        "summary": "Fetch an image by its address",
+        "description": "What the `url` of an asset or a size points to. Public images are for anybody, private ones "
+        "for whoever has the signed address, query and all: `exp`, `kid` and `sig` come from there.\n\n"
+        "Images of the storages `local` and `memory` come from here, with `Range` and validators; the others' are "
+        "redirected to where they lie. `Cache-Control` never outlives a signature.",
+        "operationId": "deliver",
+        "parameters": [
+            {
+                "name": "key",
+                "in": "path",
+                "required": True,
+                "description": "All that comes after `/assets/`: "
+                "`public/2026/11/20/01a1f908-5529-7703-b9de-000000000001.original.jpg`.",
+                "schema": {"type": "string"},
+            },
+            *(
+                {"name": name, "in": "query", "required": False, "description": said, "schema": schema}
+                for name, (schema, said) in query.items()
+            ),
+        ],
+        "responses": {
+            **{str(status): response for status, response in image_responses().items()},
+            "302": {
+                "description": "It is there.",
+                "headers": {"Location": {"description": "Where, for a while.", "schema": {"type": "string"}}},
+            },
+            **{
+                str(status): response
+                for status, response in problems(
+                    403,
+                    "signature_required",
+                    "signature_invalid",
+                    "signature_expired",
+                    404,
+                    416,
+                    "storage_not_configured",
+                    502,
+                    503,
+                ).items()
+            },
+        },
+    }
+
+
+def image_responses() -> dict[int | str, dict[str, Any]]:
+    """The bytes of an image, a part of them, or that the caller has them."""
+    content = {image_format.media_type: {"schema": _FILE} for image_format in ImageFormat}
+    etag = {"ETag": {"description": "For `If-None-Match` and `If-Range`.", "schema": {"type": "string"}}}
+    return {
+        200: {"description": "The image.", "headers": etag, "content": content},
+        206: {"description": "The `Range` asked for.", "headers": etag},
+        304: {"description": "What you have is still good."},
+    }
+
+
+def problems(*wanted: int | str) -> dict[int | str, dict[str, Any]]:
+    """The errors a route can give: a status stands for its codes that any route may have, a code for itself."""
+    codes = [code for code, status in STATUS.items() if code in wanted or (status in wanted and code not in PARTICULAR)]
+    return {status: _problem(status, codes) for status in sorted({STATUS[code] for code in codes})}
+
+
+def _problem(status: int, codes: Iterable[str]) -> dict[str, Any]:
+    codes = [code for code in codes if STATUS[code] == status]
+    examples = {code: {"value": problem_body(code, _DETAILS.get(code, "…"), "0198f7a2c5e94c1f")} for code in codes}
     return {
         "description": f"{HTTPStatus(status).phrase}: {', '.join(f'`{code}`' for code in codes)}",
         "content": {MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{Problem.__name__}"}, "examples": examples}},
@@ -116,7 +284,7 @@ def _problem(status: int) -> dict[str, Any]:
 
 
 # What a caller would really read.
-_EXAMPLES = {
+_DETAILS = {
     "malformed_body": "the body is not JSON",
     "unauthorized": "send a key: Authorization: Bearer <key>",
     "forbidden": "without keys no other site may send this: set ASSETS_API_KEYS and call with a key",
@@ -125,6 +293,7 @@ _EXAMPLES = {
     "signature_expired": "the signed URL has expired",
     "asset_not_found": "there is no such asset",
     "variant_not_found": "the asset has no size 800x600",
+    "key_not_found": "there is no such key",
     "route_not_found": "there is nothing at this address",
     "body_timeout": "no byte came for 30 seconds, or fewer than 1024 a second",
     "idempotency_conflict": "this Idempotency-Key was used for another request",

@@ -33,6 +33,9 @@ MAX_TAGS = 50
 MAX_TAG_LENGTH = 64
 MAX_IDS = 1000
 
+DEFAULT_STORAGE = "x-default-storage"
+"""In the schema of a parameter: left out, it is the service's default storage. Documents name that one instead."""
+
 _DATE = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d", re.ASCII)
 
 
@@ -110,14 +113,15 @@ class RenderQuery(_Query):
     gravity: Gravity = Field(Gravity.CENTRE, description="What `cover` keeps.")
     background: str | None = Field(
         None,
-        description="`#rrggbb`: the padding of `contain`, and what alpha is flattened onto. `transparent` is the "
-        "default where the format can, else white.",
+        description="`#rrggbb`, as `#ffffff`: the padding of `contain`, and what alpha is flattened onto. "
+        "`transparent` is the default where the format can, else white.",
         examples=["#ffffff"],
     )
     format: Literal["source", "jpeg", "png", "webp", "avif"] = Field(
-        "source", description="The generated sizes' format. Under `source` animations stay animated."
+        "source",
+        description="The generated sizes' format. Under `source`, and from GIF to `webp`, animations stay animated.",
     )
-    quality: int = Field(DEFAULT_QUALITY, ge=1, le=100, description="Of lossy formats.")
+    quality: int = Field(DEFAULT_QUALITY, ge=1, le=100, description="Of lossy formats, 1 to 100.")
 
 
 class UploadQuery(RenderQuery):
@@ -129,6 +133,7 @@ class UploadQuery(RenderQuery):
         max_length=64,
         description="Name of a configured storage; by default the service's own.",
         examples=["local"],
+        json_schema_extra={DEFAULT_STORAGE: True},
     )
     visibility: Visibility = Field(
         Visibility.PUBLIC, description="Who may fetch it: anybody, or holders of a signed URL."
@@ -144,10 +149,20 @@ class UploadQuery(RenderQuery):
         False, description="Take EXIF, XMP and IPTC (GPS with them) off the original; its pixels stay untouched."
     )
     tags: QueryTags = Field(
-        default_factory=list, description=f"Comma-separated; at most {MAX_TAGS} of {MAX_TAG_LENGTH} characters."
+        default_factory=list,
+        description=f"Comma-separated or repeated: `trip,berlin`; at most {MAX_TAGS} of {MAX_TAG_LENGTH} characters.",
+        examples=[["trip,berlin"]],
     )
-    expires_at: Expiry | None = Field(None, description="When retention may remove it.")
-    filename: str | None = Field(None, description="The filename of a raw body that has no `Content-Disposition`.")
+    expires_at: Expiry | None = Field(
+        None,
+        description="When retention may remove it: `2030-01-01T00:00:00Z`. By default never.",
+        examples=["2030-01-01T00:00:00Z"],
+    )
+    filename: str | None = Field(
+        None,
+        description="The filename of a raw body that has no `Content-Disposition`: `photo.jpg`.",
+        examples=["photo.jpg"],
+    )
 
 
 IdempotencyKey = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[ -~]+$")]
@@ -193,11 +208,19 @@ class SelectionQuery(_Query):
 
     storage: str | None = Field(None, min_length=1, max_length=64, description="In this storage.")
     visibility: Visibility | None = Field(None, description="Of this visibility.")
-    tag: str | None = Field(None, max_length=MAX_TAG_LENGTH, description="With this tag.")
-    days: int | None = Field(None, ge=1, le=36500, description="Made in the last so many days.")
-    created_after: Moment | None = Field(None, description="Made then or later.", examples=["2026-11-20T10:00:00Z"])
-    created_before: Moment | None = Field(None, description="Made before that.", examples=["2026-11-21T00:00:00Z"])
-    q: str | None = Field(None, max_length=255, description="With this in the filename, case aside.")
+    tag: str | None = Field(None, max_length=MAX_TAG_LENGTH, description="With this tag.", examples=["trip"])
+    days: int | None = Field(
+        None, ge=1, le=36500, description="Made in the last so many days, 1 to 36500.", examples=[7]
+    )
+    created_after: Moment | None = Field(
+        None, description="Made then or later: `2026-11-20T10:00:00Z`.", examples=["2026-11-20T10:00:00Z"]
+    )
+    created_before: Moment | None = Field(
+        None, description="Made before that: `2026-11-21T00:00:00Z`.", examples=["2026-11-21T00:00:00Z"]
+    )
+    q: str | None = Field(
+        None, max_length=255, description="With this in the filename, case aside.", examples=["holiday"]
+    )
     owner: str | None = Field(
         None, min_length=1, max_length=64, description="Of this owner; others than one's own take the scope `admin`."
     )
@@ -206,7 +229,7 @@ class SelectionQuery(_Query):
 class ListQuery(SelectionQuery):
     """Which assets, and how many of them."""
 
-    limit: int = Field(50, ge=1, le=200, description="At most so many.")
+    limit: int = Field(50, ge=1, le=200, description="At most so many, 1 to 200.")
     cursor: str | None = Field(None, max_length=128, description="`next_cursor` of the page before.")
     order: Literal["desc", "asc"] = Field("desc", description="`desc`: newest first.")
 

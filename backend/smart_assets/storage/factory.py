@@ -111,6 +111,16 @@ def storage_names(settings: Settings) -> tuple[str, ...]:
     return tuple(sorted({*_loads, *settings.storages}))
 
 
+def usable_storages(settings: Settings) -> tuple[str, ...]:
+    """The names of those that have all they need; nothing is built."""
+    return tuple(name for name in storage_names(settings) if not _missing(name, settings))
+
+
+def _missing(name: str, settings: Settings) -> tuple[str, ...]:
+    kind = storage_type(name, settings)
+    return _lacking(name, StorageType(kind), settings) if kind in _BACKENDS else ()
+
+
 def storage_type(name: str, settings: Settings) -> str:
     """The kind of the storage of that name, which is its name where it is a plain one."""
     own = settings.storages.get(name)

@@ -15,13 +15,13 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from smart_assets.api.conditional import send_bytes
-from smart_assets.api.deps import DeleterDep, PresenterDep, ReaderDep, RuntimeDep, WriterDep
+from smart_assets.api.deps import AssetId, DeleterDep, PresenterDep, ReaderDep, RuntimeDep, WriterDep
 from smart_assets.api.direct_route import DirectRoute
-from smart_assets.api.documents import problems
+from smart_assets.api.documents import image_responses, problems
 from smart_assets.api.edge import HEAD_ONLY
 from smart_assets.api.presenting import Presenter, built, json_response, read_cursor, selection, write_cursor
 from smart_assets.api.problems import REPLAYED
-from smart_assets.api.routers.uploads import IdempotencyKeyHeader, render_options
+from smart_assets.api.routers.uploads import DECODING, IDEMPOTENCY, IdempotencyKeyHeader, render_options
 from smart_assets.api.schemas import (
     Asset,
     AssetPage,
@@ -42,7 +42,6 @@ from smart_assets.assets.uploads import UploadedAsset
 from smart_assets.assets.variants import VariantOptions
 from smart_assets.disposition import content_disposition
 from smart_assets.errors import AssetNotFound, InvalidParameter, SmartAssetsError
-from smart_assets.formats import ImageFormat
 from smart_assets.imaging.sizes import parse_sizes
 from smart_assets.maintenance import transfer
 from smart_assets.settings import Settings
@@ -54,11 +53,21 @@ direct = APIRouter(prefix="/api/v1/assets", route_class=DirectRoute)
 _ETAG = re.compile(r'"v(\d{1,9})"', re.ASCII)
 
 
-@direct.get("", tags=["library"], summary="List assets", response_model=AssetPage, responses=problems(401, 403, 422))
+@direct.get(
+    "",
+    tags=["library"],
+    summary="List assets",
+    response_model=AssetPage,
+    responses=problems(401, 403, 422, "storage_not_configured"),
+)
 async def list_assets(
     caller: ReaderDep, query: Annotated[ListQuery, Query()], runtime: RuntimeDep, show: PresenterDep
 ) -> Response:
-    """Newest first, a page at a time. A cursor stays good while assets come and go."""
+    """Newest first, a page at a time; every filter given must hold.
+
+    With `next_cursor` as `cursor`, and the same filters, comes the next page. A cursor stays good while assets come and
+    go: none is shown twice, and none that was there all the time is left out.
+    """
     criteria, period = selection(query, caller, runtime)
     page = await runtime.library.list(
         criteria,
@@ -87,7 +96,7 @@ async def list_assets(
             "description": "One JSON object a line, oldest first.",
             "content": {transfer.MEDIA_TYPE: {"schema": {"type": "string"}}},
         },
-        **problems(401, 403, 422),
+        **problems(401, 403, 422, "storage_not_configured"),
     },
 )
 async def export_assets(
@@ -108,8 +117,11 @@ async def export_assets(
 @direct.get(
     "/{asset_id}", tags=["library"], summary="Get an asset", response_model=Asset, responses=problems(401, 403, 404)
 )
-async def get_asset(asset_id: str, caller: ReaderDep, runtime: RuntimeDep, show: PresenterDep) -> Response:
-    """Its description, with addresses to fetch it from. The `ETag` is for `If-Match`."""
+async def get_asset(asset_id: AssetId, caller: ReaderDep, runtime: RuntimeDep, show: PresenterDep) -> Response:
+    """Its description, with addresses to fetch it and its sizes from: a private one's are signed, and expire.
+
+    The `ETag` names this version of the description; a change may ask for it with `If-Match`.
+    """
     record = await runtime.library.get(_id(asset_id), caller.sees)
     return json_response(show.asset(record), headers={"ETag": _etag(record.version)})
 
@@ -119,15 +131,15 @@ async def get_asset(asset_id: str, caller: ReaderDep, runtime: RuntimeDep, show:
     tags=["library"],
     summary="Change an asset",
     response_model=Asset,
-    responses=problems(400, 401, 403, 404, 409, 412, 422, 503),
+    responses=problems(400, 401, 403, 404, 409, 412, 422, "storage_not_configured", 502, 503),
 )
 async def change_asset(
-    asset_id: str,
+    asset_id: AssetId,
     patch: AssetPatch,
     caller: WriterDep,
     runtime: RuntimeDep,
     show: PresenterDep,
-    if_match: Annotated[str | None, Header(description="Change only what you last saw: an `ETag`.")] = None,
+    if_match: Annotated[str | None, Header(description='Change only what you last saw: an `ETag`, `"v1"`.')] = None,
 ) -> Response:
     """What is left out stays. A change of visibility moves the original and every size.
 
@@ -145,8 +157,12 @@ async def change_asset(
     summary="Delete an asset",
     responses=problems(401, 403, 404, 409, 503),
 )
-async def delete_asset(asset_id: str, caller: DeleterDep, runtime: RuntimeDep) -> Response:
-    """Original, sizes and description; gone at once for everybody."""
+async def delete_asset(asset_id: AssetId, caller: DeleterDep, runtime: RuntimeDep) -> Response:
+    """Original, sizes and description; gone at once for everybody, whatever becomes of the bytes.
+
+    Bytes on the service's own disk are removed when it answers; those elsewhere are, or will be as soon as that storage
+    can be reached.
+    """
     await runtime.library.delete(_id(asset_id), caller.sees)
     return Response(status_code=204)
 
@@ -179,10 +195,15 @@ async def delete_assets(wanted: DeletionRequest, caller: DeleterDep, runtime: Ru
     tags=["library"],
     summary="Add sizes",
     response_model=Asset,
-    responses=problems(400, 401, 403, 404, 409, 410, 415, 422, 500, 502, 503, 507),
+    responses=problems(
+        *(400, 401, 403, 404, 409, 410, 415, 422, 500, 502, 503, 507),
+        *IDEMPOTENCY,
+        *DECODING,
+        *("storage_not_configured", "unsupported"),
+    ),
 )
 async def add_variants(
-    asset_id: str,
+    asset_id: AssetId,
     caller: WriterDep,
     query: Annotated[VariantsQuery, Query()],
     runtime: RuntimeDep,
@@ -236,10 +257,10 @@ def _variant_options(query: VariantsQuery, settings: Settings) -> VariantOptions
     tags=["library"],
     summary="Move an asset to another storage",
     response_model=Asset,
-    responses=problems(401, 403, 404, 409, 422, 502, 503, 507),
+    responses=problems(401, 403, 404, 409, 422, "storage_not_configured", "unsupported", 502, 503, 507),
 )
 async def move_asset(
-    asset_id: str, caller: WriterDep, query: Annotated[MoveQuery, Query()], runtime: RuntimeDep, show: PresenterDep
+    asset_id: AssetId, caller: WriterDep, query: Annotated[MoveQuery, Query()], runtime: RuntimeDep, show: PresenterDep
 ) -> Response:
     """The original and every size are copied and verified, then removed where they were; what fails is undone.
 
@@ -255,16 +276,20 @@ async def move_asset(
     tags=["library"],
     summary="Make a signed URL",
     response_model=SignedUrl,
-    responses=problems(400, 401, 403, 404, 422, 502, 503),
+    responses=problems(400, 401, 403, 404, "variant_not_found", 422, "storage_not_configured", "unsupported", 502, 503),
 )
 async def make_signed_url(
-    asset_id: str,
+    asset_id: AssetId,
     caller: ReaderDep,
     runtime: RuntimeDep,
     show: PresenterDep,
     wanted: Annotated[SignedUrlRequest, Body(default_factory=SignedUrlRequest)],
 ) -> Response:
-    """Whoever has it may fetch the object until it expires. Within a tenth of that time the answer stays the same."""
+    """Whoever has it may fetch the original, or one size, until it expires: without a key, so mind whom you give it.
+
+    Within a tenth of its time, an hour at most, the answer stays the same, so that caches can work. It never lives
+    longer than asked.
+    """
     longest = runtime.settings.policy.max_signed_expiry_seconds
     seconds = wanted.expiry_seconds
     if "expiry_seconds" not in wanted.model_fields_set:
@@ -276,35 +301,36 @@ async def make_signed_url(
     return json_response(built(SignedUrl, url=link.url, url_expires_at=link.expires_at))
 
 
+_CONTENT = image_responses()
+_CONTENT[200]["content"]["application/json"] = {"schema": {"$ref": "#/components/schemas/DataUrl"}}
+
+
 @router.get(
     "/{asset_id}/content",
     tags=["library"],
     summary="Fetch the bytes",
     response_class=Response,
     responses={
-        200: {
-            "content": {
-                **{
-                    image_format.media_type: {"schema": {"type": "string", "format": "binary"}}
-                    for image_format in ImageFormat
-                },
-                "application/json": {"schema": {"$ref": "#/components/schemas/DataUrl"}},
-            }
-        },
-        206: {"description": "The range asked for."},
-        304: {"description": "What you have is still good."},
-        **problems(401, 403, 404, 416, 422, 502, 503),
+        **_CONTENT,
+        **problems(401, 403, 404, "variant_not_found", 416, 422, "storage_not_configured", "unsupported", 502, 503),
     },
 )
 async def get_content(
     request: Request,
-    asset_id: str,
+    asset_id: AssetId,
     caller: ReaderDep,
     runtime: RuntimeDep,
-    size: Annotated[str | None, Query(max_length=64, description="One of the asset's sizes.")] = None,
-    as_: Annotated[Literal["data_url"] | None, Query(alias="as", description="`data_url`: as JSON.")] = None,
+    size: Annotated[
+        str | None, Query(max_length=64, description="One of the asset's sizes, `400`; by default the original.")
+    ] = None,
+    as_: Annotated[
+        Literal["data_url"] | None, Query(alias="as", description="`data_url`: a `data:` URL, in JSON.")
+    ] = None,
 ) -> Response:
-    """The original's bytes or a size's, from whatever storage, through the service."""
+    """The original's bytes or a size's, from whatever storage, through the service: no redirect, and no signature.
+
+    Takes `Range`, `If-None-Match` and `If-Modified-Since`. `Content-Disposition` names the file as it is called now.
+    """
     record = await runtime.library.get(_id(asset_id), caller.sees)
     found = await runtime.delivery.content(record, size or None)
     if as_ == "data_url":

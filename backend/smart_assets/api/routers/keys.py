@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Path, Response
 
 from smart_assets.api.deps import AdminDep, RuntimeDep
 from smart_assets.api.documents import problems
@@ -46,9 +46,11 @@ async def list_keys(_: AdminDep, runtime: RuntimeDep) -> Response:
     status_code=204,
     response_class=Response,
     summary="Revoke a key",
-    responses=problems(401, 403, 404, 503),
+    responses=problems(401, 403, "key_not_found", 503),
 )
-async def revoke_key(key_id: str, _: AdminDep, runtime: RuntimeDep) -> Response:
+async def revoke_key(
+    key_id: Annotated[str, Path(description="The `id` of a key.")], _: AdminDep, runtime: RuntimeDep
+) -> Response:
     """In force at once, in every process. What its owner uploaded stays."""
     try:
         await runtime.api_keys.revoke(UUID(key_id))

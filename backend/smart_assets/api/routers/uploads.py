@@ -31,10 +31,22 @@ router = APIRouter(prefix="/api/v1/assets", route_class=DirectRoute)
 
 IdempotencyKeyHeader = Annotated[
     IdempotencyKey | None,
-    Header(description="A retry under the same key returns the first answer again, for 24 hours."),
+    Header(
+        description="Anything of your own, as a UUID: a retry under the same key returns the first answer again, for "
+        "24 hours."
+    ),
 ]
 
-_UPLOAD_PROBLEMS = problems(400, 401, 403, 408, 409, 410, 413, 415, 422, 500, 502, 503, 507)
+IDEMPOTENCY = ("idempotency_conflict", "idempotency_in_progress")
+DECODING = ("unsupported_image", "corrupt_image", "too_many_pixels")
+"""Codes of routes that take an Idempotency-Key, and of those that decode images."""
+
+_UPLOAD_PROBLEMS = problems(
+    *(400, 401, 403, 408, 410, 413, 415, 422, 500, 502, 503, 507),
+    *IDEMPOTENCY,
+    *DECODING,
+    *("digest_mismatch", "storage_not_configured", "unsupported"),
+)
 
 
 @router.post(
@@ -56,7 +68,8 @@ async def upload(
 ) -> Response:
     """Send a form with the field `file`, the raw bytes, or JSON with a `data:` URL or the URL of an image to fetch.
 
-    The bytes decide what it is. The answer comes when everything asked for is stored; after an error nothing is.
+    The bytes decide what it is: JPEG, PNG, WebP, GIF or AVIF. The answer comes when everything asked for is stored;
+    after an error nothing is. Raw bytes with a `Content-Digest` are held to it.
     """
     taken = await _take(request, caller, query, runtime, idempotency_key, batch=False)
     (outcome,) = taken.outcomes
@@ -84,9 +97,10 @@ async def upload_batch(
     show: PresenterDep,
     idempotency_key: IdempotencyKeyHeader = None,
 ) -> Response:
-    """Send a form that repeats the field `files`.
+    """Send a form that repeats the field `files`. What stands in the query holds for each of them.
 
-    One file that fails fails all, and nothing of them stays; with `atomic=false` those that failed are listed.
+    One file that fails fails all, and nothing of them stays; with `atomic=false` what worked stays, and those that
+    failed are listed with their place in the request and the reason.
     """
     taken = await _take(request, caller, query, runtime, idempotency_key, batch=True)
     batch = Batch(assets=[], failed=[])
