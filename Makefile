@@ -96,8 +96,10 @@ bench: $(VENV)/bench.stamp ## Measure everything beside its peers, ten minutes; 
 bench-quick: $(VENV)/bench.stamp ## Measure uploads, delivery and sizes for a minute, for a change in hand
 	@$(BIN)/python -m benchmarks --quick
 
-openapi: $(VENV)/dev.stamp ## Write openapi/ from the code
+openapi: $(VENV)/dev.stamp ## Write openapi/ and postman/ from the code, with what the service answers to examples
+	$(BIN)/python -m tests.examples backend/smart_assets/api/examples.json
 	$(BIN)/smart-assets openapi openapi
+	$(BIN)/python -m tests.postman postman
 
 docs: $(VENV)/dev.stamp ## Write docs/cli.md from what the commands say
 	$(BIN)/python -m tests.transcripts docs/cli.md

@@ -505,6 +505,9 @@ def test_swagger_ui_uploads_a_file_with_a_key_and_shows_the_image(tmp_path: Path
 
         upload = page.locator("#operations-upload-upload")
         upload.locator(".opblock-summary-control").click()
+        storages = upload.locator("tr[data-param-name=storage] select")
+        assert storages.locator("option").all_inner_texts()[-3:] == ["direct", "local", "memory"]
+        expect(storages).to_have_value("local")
         upload.locator("tr[data-param-name=visibility] select").select_option("private")
         upload.locator("input[type=file]").set_input_files(file("photo.jpg"))
         upload.get_by_role("button", name="Execute").click()
@@ -516,14 +519,26 @@ def test_swagger_ui_uploads_a_file_with_a_key_and_shows_the_image(tmp_path: Path
         content = page.locator("#operations-library-get_content")
         content.locator(".opblock-summary-control").click()
         content.locator("tr[data-param-name=asset_id] input").fill(asset_id[1])
-        content.get_by_role("button", name="Execute").click()
-        image = content.locator(".live-responses-table img")
-        expect(image).to_be_visible()
-        assert image.evaluate("(image) => image.decode().then(() => image.naturalWidth)") == 900
+        _shows_the_image(content)
+
+        address = re.search(r"/assets/(private[^?]+)\?exp=(\d+)&kid=(\w+)&sig=([\w-]+)", answer.inner_text())
+        assert address is not None
+        delivery = page.locator("#operations-delivery-deliver")
+        delivery.locator(".opblock-summary-control").click()
+        for name, value in zip(("key", "exp", "kid", "sig"), address.groups(), strict=True):
+            delivery.locator(f"tr[data-param-name={name}] input").fill(value)
+        _shows_the_image(delivery)
+
+
+def _shows_the_image(operation: Locator) -> None:
+    operation.get_by_role("button", name="Execute").click()
+    image = operation.locator(".live-responses-table img")
+    expect(image).to_be_visible(timeout=30_000)
+    assert image.evaluate("(image) => image.decode().then(() => image.naturalWidth)") == 900
 
 
 def test_redoc_shows_every_operation(running: ServiceProcess, visit: Visit) -> None:
     makers_picture = ("POLICY img-src https://cdn.redoc.ly", "request to https://cdn.redoc.ly")  # refused by the policy
     with visit(f"{running.url}/redoc", allowed=makers_picture) as page:
-        expect(page.get_by_role("heading", name=re.compile("Upload an image$"))).to_be_visible()
+        expect(page.get_by_role("heading", name=re.compile("Upload an image$"))).to_be_visible(timeout=60_000)
         expect(page.get_by_role("heading", name="Delete an asset")).to_be_attached()
