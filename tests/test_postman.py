@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from smart_assets.api.documents import general
+from smart_assets.main import create_app
+from smart_assets.settings import Settings
 from tests.postman import collection, files
 from tests.postman.story import STORY, File, Step
 
@@ -20,7 +23,7 @@ STEPS = [step for folder in STORY for step in folder.steps]
 
 @pytest.fixture(scope="module")
 def document() -> Any:
-    return collection.document()
+    return general(create_app(Settings()))
 
 
 def requests_of(item: Any) -> Iterator[Any]:

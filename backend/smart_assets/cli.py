@@ -85,11 +85,10 @@ def openapi(
     """Write the API's description."""
     import yaml
 
-    from smart_assets.api.documents import described
+    from smart_assets.api.documents import general
     from smart_assets.main import create_app
-    from smart_assets.storage.factory import StorageType
 
-    document = described(create_app(Settings()), [kind.value for kind in StorageType], StorageType.LOCAL.value)
+    document = general(create_app(Settings()))
     directory.mkdir(parents=True, exist_ok=True)
     text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
     (directory / "openapi.json").write_text(text, encoding="utf-8")

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import NAMESPACE_URL, uuid5
 
-from smart_assets.api.documents import described
+from smart_assets.api.documents import general
 from smart_assets.main import create_app
 from smart_assets.settings import Settings
-from smart_assets.storage.factory import StorageType
 from tests.postman import files
 from tests.postman.story import NOBODY, STORY, File, Folder, Step
 
@@ -48,11 +47,6 @@ def operations(document: Mapping[str, Any]) -> dict[str, Any]:
         for path, methods in document["paths"].items()
         for method, operation in methods.items()
     }
-
-
-def document() -> dict[str, Any]:
-    """The API's description as it stands in `openapi/`."""
-    return described(create_app(Settings()), [kind.value for kind in StorageType], StorageType.LOCAL.value)
 
 
 def collection(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,7 +85,7 @@ def environment() -> dict[str, Any]:
 def write(directory: Path) -> None:
     """Both, as files; and those that are uploaded."""
     files.make(FOLDER / "files")
-    for name, content in ((COLLECTION, collection(document())), (ENVIRONMENT, environment())):
+    for name, content in ((COLLECTION, collection(general(create_app(Settings())))), (ENVIRONMENT, environment())):
         (directory / name).write_text(as_text(content), encoding="utf-8")
 
 

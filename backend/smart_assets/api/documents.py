@@ -15,7 +15,7 @@ from smart_assets.api.problems import MEDIA_TYPE, STATUS, Problem, problem_body
 from smart_assets.api.schemas import DEFAULT_STORAGE, DataUrl
 from smart_assets.formats import ImageFormat
 from smart_assets.settings import Settings
-from smart_assets.storage.factory import usable_storages
+from smart_assets.storage.factory import StorageType, usable_storages
 
 DESCRIPTION = """\
 Upload an image once: the service makes the sizes you ask for, stores all of it where you say, public or private, and
@@ -147,6 +147,7 @@ def described(app: FastAPI, storages: Iterable[str], default_storage: str) -> di
     document["paths"][DELIVERED] = {"get": json.loads(json.dumps(_delivery()))}  # no part twice: YAML would refer to it
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
+            _add_answer(operation)
             _add_problems(operation)
             for parameter in operation.get("parameters", ()):
                 _simplify(parameter)
@@ -154,6 +155,24 @@ def described(app: FastAPI, storages: Iterable[str], default_storage: str) -> di
                     _name_storages(parameter["schema"], storages, default_storage)
             _add_examples(operation, _EXAMPLES.get(f"{method.upper()} {path}", ()))
     return document
+
+
+def general(app: FastAPI) -> dict[str, Any]:
+    """The description as it stands in `openapi/`: of a service that has a storage of each kind."""
+    return described(app, [kind.value for kind in StorageType], StorageType.LOCAL.value)
+
+
+def _add_answer(operation: dict[str, Any]) -> None:
+    """What success means, and what its head says."""
+    description, *names = _ANSWERS.get(operation["operationId"], ("",))
+    status = next(status for status in operation["responses"] if status.startswith("2"))
+    answer = operation["responses"][status]
+    if description:
+        answer["description"] = description
+    if names:
+        answer["headers"] = {
+            name: {"description": _HEADERS[name], "schema": {"type": "string"}} for name in names
+        } | answer.get("headers", {})
 
 
 def _add_problems(operation: dict[str, Any]) -> None:
@@ -174,9 +193,10 @@ def _simplify(parameter: dict[str, Any]) -> None:
     if parameter["in"] == "header":
         parameter["name"] = parameter["name"].title()
     schema = parameter["schema"]
-    if "anyOf" in schema:
-        (only,) = (kind for kind in schema.pop("anyOf") if kind != {"type": "null"})
-        schema |= only
+    kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
+    if len(kinds) == 1:
+        del schema["anyOf"]
+        schema |= kinds[0]
     if "const" in schema:
         schema["enum"] = [schema.pop("const")]
 
@@ -277,11 +297,42 @@ def problems(*wanted: int | str) -> dict[int | str, dict[str, Any]]:
 def _problem(status: int, codes: Iterable[str]) -> dict[str, Any]:
     codes = [code for code in codes if STATUS[code] == status]
     examples = {code: {"value": problem_body(code, _DETAILS.get(code, "…"), "0198f7a2c5e94c1f")} for code in codes}
+    headers = {"headers": {"Retry-After": _RETRY_AFTER}} if status in {429, 503} else {}
     return {
         "description": f"{HTTPStatus(status).phrase}: {', '.join(f'`{code}`' for code in codes)}",
+        **headers,
         "content": {MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{Problem.__name__}"}, "examples": examples}},
     }
 
+
+# By operation: what success means, and the fields of its head that are worth knowing.
+_ANSWERS = {
+    "upload": ("Everything asked for is stored.", "Location", "Idempotency-Replayed"),
+    "upload_batch": ("Every file is stored, or with `atomic=false` what could be.", "Idempotency-Replayed"),
+    "list_assets": ("A page of them; `next_cursor` is null on the last.",),
+    "get_asset": ("The asset as it is now.", "ETag"),
+    "change_asset": ("The asset as it is now.", "ETag"),
+    "delete_asset": ("It is gone.",),
+    "delete_assets": ("What became of each, in the order they were given.",),
+    "add_variants": ("The asset with all its sizes.", "ETag", "Idempotency-Replayed"),
+    "move_asset": ("The asset, where it lies now.", "ETag"),
+    "make_signed_url": ("The address, and until when it is good.",),
+    "make_key": ("The key, with its secret.", "Location"),
+    "list_keys": ("Every key that was made here.",),
+    "revoke_key": ("It is refused from now on.",),
+    "retention": ("What went, or would go.",),
+    "live": ("It does.",),
+    "ready": ("It can.",),
+    "metrics": ("All processes together.",),
+    "stats": ("What is stored now.",),
+    "storages": ("Each by its name.",),
+}
+_HEADERS = {
+    "ETag": "The version, for `If-Match`.",
+    "Idempotency-Replayed": "`true` where this answer was given before.",
+    "Location": "Where it is from now on.",
+}
+_RETRY_AFTER = {"description": "After how many seconds to try again.", "schema": {"type": "integer"}}
 
 # What a caller would really read.
 _DETAILS = {
