@@ -48,6 +48,7 @@ RIGHT: dict[str, Callable[[Any], Any]] = {
     "tags": lambda values: [str(number) for number, _ in enumerate(values)][:50],
     "expires_at": lambda value: value and FUTURE,
     "filename": lambda value: value if value is None else "photo.jpg",
+    "files": lambda values: values[:20],
     "cursor": lambda value: value and base64.urlsafe_b64encode(bytes(16)).decode().rstrip("="),
     "size": lambda _: None,
     "data_url": lambda _: DATA_URL,
@@ -110,13 +111,22 @@ def fed(case: schemathesis.Case[Any], service: ServiceProcess) -> None:
         case.path_parameters["asset_id"] = asset["id"]
 
 
+def asking(case: schemathesis.Case[Any]) -> dict[str, str]:
+    """With the key, but where the request is wrong for want of it: what was taken away is not given back."""
+    mutations = getattr(case.meta.phase.data, "mutations", ()) if case.meta is not None else ()
+    if any("Authorization" in f"{mutation.parameter} {mutation.original_value}" for mutation in mutations):
+        return {name: value for name, value in ASKING.items() if name != "Authorization"}
+    return ASKING
+
+
 @document.parametrize()
 @settings(max_examples=25, suppress_health_check=list(HealthCheck))
 def test_every_operation_does_what_its_description_says(case: schemathesis.Case[Any], service: ServiceProcess) -> None:
+    headers = asking(case)  # before anything is exchanged: a case that is asked about itself afterwards tells otherwise
     if case.meta is not None and case.meta.generation.mode.is_positive:
         fed(case, service)
     with tried("requests made from the API's description"):
-        answer = case.call_and_validate(base_url=service.url, headers=ASKING)
+        answer = case.call_and_validate(base_url=service.url, headers=headers)
         if answer.status_code >= 400 and answer.status_code != 405:
             assert answer.json()["code"] in codes(case, answer.status_code), "the description does not name this code"
 
