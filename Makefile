@@ -28,9 +28,9 @@ $(VENV)/dev.stamp: requirements/dev.txt $(VENV)/serve.stamp
 	@$(PIP) --require-hashes -r requirements/dev.txt
 	@touch $@
 
-# Storages, and a database, whose libraries are not installed by default: make serve EXTRAS="gcs azure", or EXTRAS=all.
+# Storages, a database and Redis, whose libraries are not installed by default: make serve EXTRAS="gcs azure", or EXTRAS=all.
 EXTRAS ?=
-EXTRA := gcs azure postgres
+EXTRA := gcs azure postgres redis
 ON_DEMAND := $(if $(filter all,$(EXTRAS)),$(EXTRA),$(filter $(EXTRA),$(EXTRAS)))
 
 $(VENV)/extra-%.stamp: requirements/%.txt $(VENV)/serve.stamp

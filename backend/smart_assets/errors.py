@@ -31,6 +31,7 @@ An error knows what went wrong in words a caller can act on, and a stable snake_
     │   ├── AssetBusy                 another change of the same asset is under way
     │   ├── AssetGone                 what a repeated request once made was deleted since
     │   └── PreconditionFailed
+    ├── RateLimited                   too much was asked for in too short a time
     ├── KeyNotFound                   no such key of a caller
     ├── IdempotencyError
     │   ├── IdempotencyConflict       the key was used for another request
@@ -228,6 +229,12 @@ class AssetGone(LibraryError):
     """What a repeated request once made was deleted since."""
 
     code = "asset_gone"
+
+
+class RateLimited(SmartAssetsError):
+    """More was asked for than a limit allows in its time; `retry_after` says when there is room again."""
+
+    code = "rate_limited"
 
 
 class KeyNotFound(SmartAssetsError):

@@ -13,6 +13,7 @@ from smart_assets.api.cross_origin import CrossOrigin
 from smart_assets.api.delivery import AssetDelivery
 from smart_assets.api.drain import DRAIN_SECONDS, DrainAfterRefusal
 from smart_assets.api.edge import Edge
+from smart_assets.api.limiting import RateLimiting
 from smart_assets.api.routers import assets, keys, maintenance, service, uploads
 from smart_assets.runtime import running
 from smart_assets.settings import Settings
@@ -61,6 +62,8 @@ def create_app(settings: Settings, *, serves: bool = True) -> FastAPI:
     app.include_router(pages(settings))
     # The last one added is the outermost.
     app.add_middleware(AssetDelivery)
+    if serves and settings.limits.has_rules:
+        app.add_middleware(RateLimiting)
     if settings.cors_origins:
         app.add_middleware(CrossOrigin, origins=settings.cors_origins)
     app.add_middleware(Edge, settings=settings)

@@ -42,6 +42,7 @@ RETENTION_BYTES = Counter("smart_assets_retention_bytes", "Bytes retention remov
 RETENTION_FAILURES = Counter(
     "smart_assets_retention_failures", "Assets retention could not remove at once.", ["storage", "reason"]
 )
+RATE_LIMITED = Counter("smart_assets_rate_limited", "Requests refused by a limit.", ["limit"])
 BACKGROUND_FAILURES = Counter("smart_assets_background_failures", "Background work that failed.", ["task"])
 RENDER_MEMORY = Gauge(
     "smart_assets_render_memory_bytes", "Estimated memory of the images in work.", multiprocess_mode="livesum"

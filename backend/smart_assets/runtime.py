@@ -16,6 +16,7 @@ from anyio import to_thread
 
 from smart_assets import observability
 from smart_assets.access.api_keys import ApiKeys
+from smart_assets.access.ratelimit import RateLimits
 from smart_assets.access.signing import UrlSigner
 from smart_assets.assets.deletions import Deletions
 from smart_assets.assets.delivery import Delivery
@@ -55,6 +56,7 @@ class Runtime:
     database: Database
     storages: Storages
     api_keys: ApiKeys
+    limits: RateLimits
     uploads: Uploads
     library: Library
     variants: Variants
@@ -116,6 +118,10 @@ async def running(settings: Settings, *, serves: bool = True) -> AsyncIterator[R
         if serves:
             await closing.enter_async_context(_in_background(keep_marked(database, lasting)))
             await closing.enter_async_context(_in_background(retention.run_periodically()))
+        limits = RateLimits(settings)
+        closing.push_async_callback(limits.close)
+        if serves:
+            await closing.enter_async_context(_in_background(limits.try_out()))
         library = Library(database, storages, lease, settling)
         deletions = Deletions(database, storages, lease, settling)
         closing.push_async_callback(deletions.close)
@@ -124,6 +130,7 @@ async def running(settings: Settings, *, serves: bool = True) -> AsyncIterator[R
             database=database,
             storages=storages,
             api_keys=ApiKeys(settings, database),
+            limits=limits,
             uploads=Uploads(settings, database, storages, renderer, lease, settling, threads),
             library=library,
             variants=Variants(

@@ -147,6 +147,44 @@ def _size_limits(value: Any) -> Any:
     return value
 
 
+Rate = Annotated[
+    Annotated[
+        str,
+        Field(pattern=r"^[1-9][0-9]{0,14} ?/ ?([1-9][0-9]{0,4} )?(second|minute|hour|day)s?$", examples=["600/minute"]),
+    ]
+    | None,
+    EmptyIsNone,
+]
+"""So much in so much time: `600/minute`, `20/10 seconds`."""
+
+
+class LimitSettings(_Group):
+    """How much a caller may ask for in a time; nothing is limited but what is set."""
+
+    uploads_per_key: Rate = Field(None, description="Uploads with one key, and requests for more sizes: `600/minute`.")
+    uploads_per_address: Rate = Field(None, description="The same from one address, with whatever keys.")
+    upload_bytes_per_key: Rate = Field(None, description="Bytes of uploads with one key: `10000000000/day`.")
+    upload_bytes_per_address: Rate = Field(None, description="The same from one address.")
+    reads_per_key: Rate = Field(
+        None,
+        description="Calls of the API with one key that upload nothing: to read, above all, but to change and "
+        "delete as well.",
+    )
+    reads_per_address: Rate = Field(None, description="The same from one address.")
+    deliveries_per_address: Rate = Field(None, description="Fetches from `/assets` from one address.")
+    failed_keys_per_address: Rate = Field(
+        None, description="Requests from one address with a key that is not good; past it none with a key is answered."
+    )
+    redis_timeout_seconds: float = Field(
+        0.25, gt=0, description="How long a request waits for `ASSETS_REDIS_URL` before it is counted in its process."
+    )
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether anything is limited."""
+        return any(getattr(self, name) for name in type(self).model_fields if "_per_" in name)
+
+
 class RetentionSettings(_Group):
     """When assets are removed by themselves. Pinned ones never are."""
 
@@ -593,6 +631,12 @@ def _check_database_url(value: SecretStr | None) -> SecretStr | None:
     return value
 
 
+def _check_redis_url(value: SecretStr | None) -> SecretStr | None:
+    if value is not None and not re.match(r"(rediss?|unix)://", value.get_secret_value()):
+        raise ValueError("must begin with redis://, rediss:// or unix://")
+    return value
+
+
 _DATABASE_URL = re.compile(r"sqlite:///|postgres(ql)?(\+psycopg)?://")
 
 
@@ -624,6 +668,11 @@ class Settings(BaseSettings):
         None,
         description="The catalogue's database: `postgresql://user:password@host/name` for several machines; by default "
         "SQLite in the data directory (`sqlite:///path` puts it elsewhere).",
+    )
+    redis_url: Annotated[Secret, AfterValidator(_check_redis_url)] = Field(
+        None,
+        description="Where limits are counted for all processes together: `redis://:password@host:6379/0`; by default "
+        "in each process.",
     )
     default_storage: str = Field("local", description="The storage of an upload that names none.")
     max_upload_bytes: int = Field(50 * MiB, ge=1, description="Most bytes of one uploaded file.")
@@ -677,6 +726,7 @@ class Settings(BaseSettings):
     imaging: ImagingSettings = ImagingSettings()
     retention: RetentionSettings = RetentionSettings()
     imports: ImportSettings = ImportSettings()
+    limits: LimitSettings = LimitSettings()
     memory: MemoryStorageSettings = MemoryStorageSettings()
     direct: DirectStorageSettings = DirectStorageSettings()
     postgresql: PostgresqlSettings = PostgresqlSettings()

@@ -33,7 +33,7 @@ def keys(database: Database) -> ApiKeys:
 @pytest.mark.parametrize("key", KEYS)
 async def test_any_of_the_settings_keys_opens_everything(keys: ApiKeys, key: str) -> None:
     for header in (f"Bearer {key}", f"bearer {key}"):
-        assert await keys.authenticate(header) == Caller(DEFAULT_OWNER, EVERY_SCOPE)
+        assert await keys.authenticate(header) == Caller(DEFAULT_OWNER, EVERY_SCOPE, settings_key=KEYS.index(key))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from tests.cloudinary_fake import CloudinaryFake, cloudinary_fake
 from tests.live.azurite import azurite as azurite
 from tests.live.gcs_server import gcs as gcs
 from tests.live.postgres import postgres as postgres
+from tests.live.redis import redis as redis
 from tests.live.seaweed import seaweed as seaweed
 
 

@@ -39,11 +39,20 @@ _USE_IS_NOTED_EVERY: Final = timedelta(hours=1)
 
 @dataclass(frozen=True)
 class Caller:
-    """Who a request is from: assets belong to the `owner`, not to a key. `key_id` is of a key in the catalogue."""
+    """Who a request is from: assets belong to the `owner`, not to a key. `key_id` is of a key in the catalogue,
+    `settings_key` the place of one in the settings."""
 
     owner: str
     scopes: frozenset[Scope] = EVERY_SCOPE
     key_id: UUID | None = None
+    settings_key: int | None = None
+
+    @property
+    def key(self) -> str | None:
+        """What names the key, and is no secret; None where none was asked for."""
+        if self.settings_key is not None:
+            return f"settings-{self.settings_key}"
+        return str(self.key_id) if self.key_id else None
 
     @property
     def sees(self) -> str | None:
@@ -78,8 +87,8 @@ class ApiKeys:
             raise Unauthorized("send a key: Authorization: Bearer <key>")
         given = _hash(key)
         # Every key is compared, so that the time says nothing about which one was nearly right.
-        if sum(hmac.compare_digest(given, known) for known in self._hashes):
-            return Caller(DEFAULT_OWNER)
+        if any(found := [hmac.compare_digest(given, known) for known in self._hashes]):
+            return Caller(DEFAULT_OWNER, settings_key=found.index(True))
         if not key.startswith(PREFIX):
             raise Unauthorized("the key is not known")
         record = await self._database.read(lambda catalogue: catalogue.find_api_key(given))

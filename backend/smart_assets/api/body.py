@@ -13,6 +13,7 @@ from typing import Self
 from pydantic import JsonValue
 from starlette.requests import Request
 
+from smart_assets.access.ratelimit import Meter
 from smart_assets.api.dataurl import FIELD as DATA_URL
 from smart_assets.api.dataurl import MAX_REST_BYTES, DataUrlScanner
 from smart_assets.api.headers import ContentDigest, clean_filename, filename_of, parse_header
@@ -40,7 +41,7 @@ _PART_OVERHEAD_BYTES = 64 * 1024
 class BodyLimits:
     """What a body may be, and what reading it takes: a `directory` for temporary files, `threads` to write them in.
 
-    `timeout_seconds` is how long a sender may stall.
+    `timeout_seconds` is how long a sender may stall, `meter` counts what comes where that is limited.
     """
 
     max_file_bytes: int
@@ -48,6 +49,7 @@ class BodyLimits:
     directory: Path
     threads: Threads
     timeout_seconds: float
+    meter: Meter | None = None
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,11 @@ async def read_body(
     """The body of an upload; its files live as long as the context, and none is left behind, whatever happens.
 
     A form's files are in `file`, exactly one, or for a batch in `files`; anything else is one file. Nothing of the
-    request may have been read before. Raises BodyError, InvalidParameter or NoSpace. A file may be empty in a batch,
-    and too large in one that is not `all_or_nothing`, so that the others need not fail with it.
+    request may have been read before. Raises BodyError, InvalidParameter, NoSpace or RateLimited. A file may be
+    empty in a batch, and too large in one that is not `all_or_nothing`, so that the others need not fail with it.
     """
     async with AsyncExitStack() as spools:
-        sender = _Sender(request, limits.timeout_seconds)
+        sender = _Sender(request, limits.timeout_seconds, limits.meter)
         async with sender:
             body = await _Reader(request, limits, batch, all_or_nothing, sender, spools).read()
         yield body
@@ -121,7 +123,7 @@ class _Reader:
     async def _form(self, boundary: bytes) -> IncomingBody:
         field, max_files = ("files", self.limits.max_files) if self.batch else ("file", 1)
         form = UploadForm(boundary, file_field=field, max_files=max_files)
-        self.sender.expect(max_files * self.limits.max_file_bytes + (max_files + 1) * _PART_OVERHEAD_BYTES)
+        await self.sender.expect(max_files * self.limits.max_file_bytes + (max_files + 1) * _PART_OVERHEAD_BYTES)
         spools: list[Spool] = []
         refused: dict[int, BodyTooLarge] = {}
         memory_bytes = _MEMORY_BYTES_PER_BODY
@@ -151,7 +153,7 @@ class _Reader:
         )
 
     async def _raw(self) -> IncomingBody:
-        self.sender.expect(self.limits.max_file_bytes)
+        await self.sender.expect(self.limits.max_file_bytes)
         disposition = self.request.headers.get("content-disposition", "").encode("latin-1")
         filename = filename_of(parse_header(disposition)[1])
         if filename is None:
@@ -165,7 +167,7 @@ class _Reader:
 
     async def _json(self) -> IncomingBody:
         # Base64 has four characters for three bytes; a quarter more is for those that JSON writers escape.
-        self.sender.expect(self.limits.max_file_bytes * 5 // 3 + MAX_REST_BYTES)
+        await self.sender.expect(self.limits.max_file_bytes * 5 // 3 + MAX_REST_BYTES)
         scanner = DataUrlScanner()
         spool = await self._spool()
         while chunk := await self.sender.read():
@@ -222,8 +224,9 @@ class _Sender:
     KiB it has sent. One timer looks after the whole body: a timeout around each chunk would cost more than parsing it.
     """
 
-    def __init__(self, request: Request, timeout_seconds: float) -> None:
+    def __init__(self, request: Request, timeout_seconds: float, meter: Meter | None) -> None:
         self._request = request
+        self._meter = meter
         self._timeout = timeout_seconds
         self._loop = asyncio.get_running_loop()
         self._scope = asyncio.timeout(None)
@@ -250,14 +253,17 @@ class _Sender:
                 f"no byte came for {self._timeout:g} seconds, or fewer than {LEAST_BYTES_PER_SECOND} a second"
             ) from None
 
-    def expect(self, max_bytes: int) -> None:
-        """Take at most so many bytes: BodyTooLarge, at once where the Content-Length says so already.
+    async def expect(self, max_bytes: int) -> None:
+        """Take at most so many bytes: BodyTooLarge, at once where the Content-Length says so already, and RateLimited.
 
         Where there is a Content-Digest, the bytes are held against it: DigestMismatch at their end.
         """
         self._max_bytes = max_bytes
         self._digest = ContentDigest(", ".join(self._request.headers.getlist("content-digest")))
-        self._count(_declared_length(self._request))
+        declared = _declared_length(self._request)
+        self._count(declared or 0)
+        if self._meter is not None:
+            await self._meter.begin(declared)
 
     async def read(self) -> bytes:
         """The next bytes; b"" at the end."""
@@ -274,7 +280,11 @@ class _Sender:
                 self._received += len(chunk)
                 self._count(self._received)
                 self._digest.update(chunk)
+                if self._meter is not None:
+                    await self._meter.count(len(chunk))
                 return chunk
+        if self._meter is not None:
+            await self._meter.finish()
         self._digest.verify()
         return b""
 
@@ -294,8 +304,8 @@ class _Sender:
             self._timer = self._loop.call_at(due, self._look)
 
 
-def _declared_length(request: Request) -> int:
+def _declared_length(request: Request) -> int | None:
     try:
-        return int(request.headers.get("content-length", "0"))
+        return int(request.headers.get("content-length", ""))
     except ValueError:
-        return 0
+        return None

@@ -11,7 +11,9 @@ from fastapi import Depends, Path, Request, Security
 from fastapi.security import HTTPBearer
 
 from smart_assets.access.api_keys import Caller
+from smart_assets.access.ratelimit import Use
 from smart_assets.access.scopes import Scope
+from smart_assets.api.limiting import admit
 from smart_assets.api.presenting import Presenter
 from smart_assets.errors import Forbidden
 from smart_assets.runtime import Runtime
@@ -35,17 +37,19 @@ RuntimeDep = Annotated[Runtime, Depends(get_runtime)]
 
 
 class May:
-    """Who is calling, and may do what takes a scope: Unauthorized or Forbidden before anything of the body is read."""
+    """Who is calling, and may do what takes a scope: Unauthorized, Forbidden or RateLimited before anything of the body
+    is read."""
 
-    def __init__(self, scope: Scope | None) -> None:
-        """None: whoever has a key."""
+    def __init__(self, scope: Scope | None, use: Use = Use.READS) -> None:
+        """None: whoever has a key. `use` is what the call counts as."""
         self.scope = scope
+        self.use = use
 
     async def __call__(
         self, request: Request, runtime: RuntimeDep, _: Annotated[object, Security(_bearer)] = None
     ) -> Caller:
         """The caller."""
-        caller = await runtime.api_keys.authenticate(request.headers.get("authorization"))
+        caller = await admit(request, runtime, self.use)
         if self.scope is not None:
             caller.need(self.scope)
         return caller
@@ -54,6 +58,7 @@ class May:
 CallerDep = Annotated[Caller, Depends(May(None))]
 ReaderDep = Annotated[Caller, Depends(May(Scope.READ))]
 WriterDep = Annotated[Caller, Depends(May(Scope.WRITE))]
+UploaderDep = Annotated[Caller, Depends(May(Scope.WRITE, Use.UPLOADS))]
 DeleterDep = Annotated[Caller, Depends(May(Scope.DELETE))]
 AdminDep = Annotated[Caller, Depends(May(Scope.ADMIN))]
 
@@ -77,7 +82,7 @@ async def require_operator(request: Request, runtime: RuntimeDep, _: Annotated[o
         return
     if runtime.settings.open_mode:
         raise Forbidden("this is answered to requests from this machine only")
-    caller = await runtime.api_keys.authenticate(request.headers.get("authorization"))
+    caller = await admit(request, runtime, None)
     caller.need(Scope.ADMIN)
 
 

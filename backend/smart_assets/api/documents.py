@@ -180,7 +180,7 @@ def _add_problems(operation: dict[str, Any]) -> None:
     responses = operation["responses"]
     if responses.get("422") == NEVER_SENT:
         del responses["422"]
-    anywhere: list[int | str] = [401, 403, 500, "busy"] if "security" in operation else [403, 500]
+    anywhere: list[int | str] = [401, 403, 429, 500, "busy"] if "security" in operation else [403, 500]
     if "requestBody" in operation:
         anywhere += [400, 408, 413, 415]
     for status, response in problems(*anywhere).items():
@@ -269,6 +269,7 @@ def _delivery() -> dict[str, Any]:
                     404,
                     416,
                     "storage_not_configured",
+                    429,
                     502,
                     503,
                 ).items()
@@ -362,6 +363,7 @@ _DETAILS = {
     "too_many_pixels": "65536x65536 is 4294967296 pixels, above max_pixels 100000000",
     "digest_mismatch": "the sha-256 of the content is another than its Content-Digest says",
     "storage_not_configured": "there is no storage 'nowhere'; there are: direct, local, memory",
+    "rate_limited": "uploads-per-key allows 600 in 60 seconds; try again in 12 seconds",
     "unsupported": "the storage direct does not support reading",
     "internal_error": "something went wrong on our side; the request id helps to find out what",
     "storage_error": "the storage failed",

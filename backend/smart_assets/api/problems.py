@@ -48,6 +48,7 @@ STATUS = {
     "digest_mismatch": 422,
     "storage_not_configured": 422,
     "unsupported": 422,
+    "rate_limited": 429,
     "internal_error": 500,
     "storage_error": 502,
     "storage_unavailable": 503,

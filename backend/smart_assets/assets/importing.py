@@ -57,6 +57,7 @@ _SPECIAL: Final = tuple(
 )  # fmt: skip
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+Count = Callable[[int], Awaitable[None]]
 Resolve = Callable[[str, int], Awaitable[list[IPAddress]]]
 
 
@@ -100,8 +101,8 @@ class Importer:
         path = quote(f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}", safe=_SAFE)
         return f"{parts.scheme}://{host}:{port}{path}"
 
-    async def fetch(self, url: str, spool: Spool, *, max_bytes: int) -> Fetched:
-        """Fill `spool` with what is at `url`, and finish it.
+    async def fetch(self, url: str, spool: Spool, *, max_bytes: int, count: Count | None = None) -> Fetched:
+        """Fill `spool` with what is at `url`, and finish it. `count` is told of the bytes as they come.
 
         Raises InvalidParameter where the URL leads to where nobody may ask, SourceUnavailable where nothing can be had
         there now, BodyTooLarge, NoSpace, and Busy where too many are fetched already.
@@ -114,7 +115,7 @@ class Importer:
             raise Busy("too many images are being imported; try again") from None
         try:
             async with asyncio.timeout(self._settings.timeout_seconds):
-                return await self._follow(url, spool, max_bytes)
+                return await self._follow(url, spool, max_bytes, count)
         except (TimeoutError, httpcore.TimeoutException):
             raise _unavailable("did not send it in time") from None
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol) as error:
@@ -122,7 +123,7 @@ class Importer:
         finally:
             self._turns.release()
 
-    async def _follow(self, url: str, spool: Spool, max_bytes: int) -> Fetched:
+    async def _follow(self, url: str, spool: Spool, max_bytes: int, count: Count | None) -> Fetched:
         # Once for the process, and off the loop: reading the certificates takes as long as ten uploads.
         tls = await to_thread.run_sync(_tls)
         guard = _Guard(self._settings.allowed_networks, self._resolve)
@@ -144,6 +145,8 @@ class Importer:
                     raise BodyTooLarge(f"the file is larger than the limit of {max_bytes} bytes")
                 async for chunk in answer.aiter_stream():
                     await spool.write(chunk)
+                    if count is not None:
+                        await count(len(chunk))
                 await spool.finish()
                 return Fetched(headers.get(b"content-disposition", b""), unquote(urlsplit(url).path.rpartition("/")[2]))
         raise _unavailable(f"led to more than {self._settings.max_redirects} other addresses")

@@ -15,7 +15,7 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from smart_assets.api.conditional import send_bytes
-from smart_assets.api.deps import AssetId, DeleterDep, PresenterDep, ReaderDep, RuntimeDep, WriterDep
+from smart_assets.api.deps import AssetId, DeleterDep, PresenterDep, ReaderDep, RuntimeDep, UploaderDep, WriterDep
 from smart_assets.api.direct_route import DirectRoute
 from smart_assets.api.documents import image_responses, problems
 from smart_assets.api.edge import HEAD_ONLY
@@ -204,7 +204,7 @@ async def delete_assets(wanted: DeletionRequest, caller: DeleterDep, runtime: Ru
 )
 async def add_variants(
     asset_id: AssetId,
-    caller: WriterDep,
+    caller: UploaderDep,
     query: Annotated[VariantsQuery, Query()],
     runtime: RuntimeDep,
     show: PresenterDep,

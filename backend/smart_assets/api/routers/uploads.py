@@ -10,11 +10,13 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request, Response
 
 from smart_assets.access.api_keys import Caller
+from smart_assets.access.ratelimit import Meter
 from smart_assets.api.body import BodyLimits, IncomingBody, IncomingFile, read_body
-from smart_assets.api.deps import PresenterDep, RuntimeDep, WriterDep
+from smart_assets.api.deps import PresenterDep, RuntimeDep, UploaderDep
 from smart_assets.api.direct_route import DirectRoute
 from smart_assets.api.documents import problems, upload_body
 from smart_assets.api.headers import clean_filename, filename_of, parse_header
+from smart_assets.api.limiting import meter_of
 from smart_assets.api.presenting import json_response
 from smart_assets.api.problems import REPLAYED
 from smart_assets.api.schemas import Asset, Batch, FailedFile, IdempotencyKey, RenderQuery, UploadQuery
@@ -60,7 +62,7 @@ _UPLOAD_PROBLEMS = problems(
 )
 async def upload(
     request: Request,
-    caller: WriterDep,
+    caller: UploaderDep,
     query: Annotated[UploadQuery, Query()],
     runtime: RuntimeDep,
     show: PresenterDep,
@@ -91,7 +93,7 @@ async def upload(
 )
 async def upload_batch(
     request: Request,
-    caller: WriterDep,
+    caller: UploaderDep,
     query: Annotated[UploadQuery, Query()],
     runtime: RuntimeDep,
     show: PresenterDep,
@@ -136,6 +138,7 @@ async def _take(
         directory=runtime.temporary_dir,
         threads=runtime.threads,
         timeout_seconds=settings.body_timeout_seconds,
+        meter=meter_of(request),
     )
     async with AsyncExitStack() as stack:
         attempt = None
@@ -152,7 +155,9 @@ async def _take(
         metadata = body.metadata or {}
         try:
             # Only now: a request that comes again has its answer without anything being fetched again.
-            filenames = [await _import(file, runtime) if file.source_url else file.filename for file in files]
+            filenames = [
+                await _import(file, runtime, limits.meter) if file.source_url else file.filename for file in files
+            ]
             uploads = [Upload(file.spool, name, file.refused) for file, name in zip(files, filenames, strict=True)]
             outcomes = await runtime.uploads.upload(
                 uploads, options, owner=caller.owner, metadata=metadata, also=_remember(attempt, batch=batch)
@@ -166,11 +171,16 @@ async def _take(
     return _Taken(filenames, outcomes, {} if attempt is None or attempt.is_first else REPLAYED)
 
 
-async def _import(file: IncomingFile, runtime: Runtime) -> str | None:
+async def _import(file: IncomingFile, runtime: Runtime, meter: Meter | None) -> str | None:
     """Fetch a file from where it is to be had; what it is called, by the caller or else there."""
     fetched = await runtime.importer.fetch(
-        file.source_url or "", file.spool, max_bytes=runtime.settings.max_upload_bytes
+        file.source_url or "",
+        file.spool,
+        max_bytes=runtime.settings.max_upload_bytes,
+        count=meter.count if meter is not None else None,
     )
+    if meter is not None:
+        await meter.finish()
     if file.spool.size == 0:
         raise InvalidParameter.at("body", file.field, message="is empty")
     there = filename_of(parse_header(fetched.disposition)[1]) or clean_filename(fetched.last_segment)
