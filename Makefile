@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check live torture bench bench-quick openapi docs lock clean
+.PHONY: help serve test check live torture bench bench-quick openapi docs lock audit clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 13
@@ -111,6 +111,9 @@ lock: ## Refresh the lock files (needs uv)
 	$(LOCK) --group live --constraints requirements/dev.txt --output-file requirements/live.txt
 	$(LOCK) --group bench --constraints requirements/dev.txt --output-file requirements/bench.txt
 	$(LOCK) --group thumbor --output-file requirements/thumbor.txt
+
+audit: $(VENV)/dev.stamp ## Ask the package indexes what is known to be wrong with what the lock files pin
+	@$(BIN)/python -m tests.advisories
 
 clean: ## Remove the environment and caches; ./data stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

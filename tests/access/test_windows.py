@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
@@ -115,47 +115,32 @@ def test_an_unused_window_has_all_of_it() -> None:
 # ── A Redis that is away ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass
-class SilentServer:
-    """Takes connections, and never says a word."""
-
-    url: str = ""
-    connections: int = 0
-    _open: list[asyncio.StreamWriter] = field(default_factory=list)
-
-    async def take(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        self._open.append(writer)
-
-    def hang_up(self) -> None:
-        for writer in self._open:
-            writer.close()
-
-
 @asynccontextmanager
-async def silent_server() -> AsyncIterator[SilentServer]:
-    silent = SilentServer()
-    server = await asyncio.start_server(silent.take, "127.0.0.1", 0)
-    silent.url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+async def silent_server() -> AsyncIterator[str]:
+    """Where connections are taken and never a word is said."""
+    taken: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(lambda _, writer: taken.append(writer), "127.0.0.1", 0)
     try:
-        yield silent
+        yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
-        silent.hang_up()
+        for writer in taken:
+            writer.close()
         server.close()
         await server.wait_closed()
 
 
 async def closed_port() -> str:
-    async with silent_server() as server:
-        return server.url
+    async with silent_server() as url:
+        return url
 
 
-def redis(url: str, clock: Clock) -> Redis:
-    return Redis(url, timeout=0.05, alone=counting(clock), clock=clock)
+def redis(url: str, alone: Counting, clock: Clock) -> Redis:
+    return Redis(url, timeout=0.05, alone=alone, clock=clock)
 
 
 async def test_while_redis_is_gone_the_same_limits_hold_in_the_process(caplog: pytest.LogCaptureFixture) -> None:
-    windows, rate = redis(await closed_port(), clock := Clock()), parse("3/minute")
+    clock, rate = Clock(), parse("3/minute")
+    windows = redis(await closed_port(), counting(clock), clock)
     with caplog.at_level(logging.INFO):
         for _ in range(3):
             clock.now += PAUSE_SECONDS + 1
@@ -167,26 +152,68 @@ async def test_while_redis_is_gone_the_same_limits_hold_in_the_process(caplog: p
 
 
 async def test_a_redis_that_never_answers_is_asked_once_in_a_while_by_one_request() -> None:
-    rate, clock = parse("1000/minute"), Clock()
-    async with silent_server() as server:
-        windows = redis(server.url, clock)
+    rate, clock, asked = parse("1000/minute"), Clock(), 0
+    alone = counting(clock)
+
+    async def use(counting: Counting) -> bool:
+        nonlocal asked
+        asked += counting is not alone
+        return await counting.use(rate, ANN, 1)
+
+    async with silent_server() as url:
+        windows = redis(url, alone, clock)
 
         async def ask(times: int) -> int:
-            await asyncio.gather(*(windows.run(lambda counting: counting.use(rate, ANN, 1)) for _ in range(times)))
-            return server.connections
+            assert all(await asyncio.gather(*(windows.run(use) for _ in range(times))))
+            return asked
 
-        before = await ask(1)
-        assert await ask(50) == before, "nobody waits for it again"
+        assert await ask(1) == 1
+        assert await ask(50) == 1, "nobody waits for it again"
         clock.now += PAUSE_SECONDS + 1
-        after = await ask(50)
-        assert after in {before + 1, before + 2}, "one does, and may try twice"
-        assert await ask(50) == after
-        found = await windows.run(lambda counting: counting.look(rate, ANN))
-        assert found.remaining == 1000 - 151
+        assert await ask(50) == 2, "but for one, after a while"
+        assert await ask(50) == 2
+        assert (await alone.look(rate, ANN)).remaining == 1000 - 151
         await windows.close()
 
 
-@pytest.mark.parametrize("url", ["redis://127.0.0.1:no", "redis://127.0.0.1:6379/?socket_timeout=soon"])
-def test_a_url_that_leads_nowhere_is_said_at_the_start(url: str) -> None:
-    with pytest.raises(ConfigurationError, match="ASSETS_REDIS_URL"):
+async def test_a_request_that_is_late_where_others_are_answered_does_not_send_them_away(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = Clock()
+    alone = counting(clock)
+    windows = redis("redis://127.0.0.1:9", alone, clock)
+    begun = asyncio.Event()
+
+    async def late(counting: Counting) -> bool:
+        if counting is not alone:
+            begun.set()
+            await asyncio.Event().wait()
+        return counting is alone
+
+    async def prompt(counting: Counting) -> bool:
+        return counting is alone
+
+    waiting = asyncio.create_task(windows.run(late))
+    await begun.wait()
+    assert not await windows.run(prompt)
+    assert await waiting, "it is counted here"
+    assert not await windows.run(prompt), "the others are not"
+    assert not [record for record in caplog.records if record.name.startswith("smart_assets")]
+    assert await windows.run(late)
+    assert await windows.run(prompt), "nobody was answered: it is away"
+    await windows.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:ses/ame@127.0.0.1:6379",
+        "redis://:sesame@127.0.0.1:no",
+        "redis://:sesame@127.0.0.1/?socket_timeout=soon",
+        "redis://:sesame@127.0.0.1/?sesame=1",
+    ],
+)
+def test_a_url_that_leads_nowhere_is_said_at_the_start_and_never_a_password(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="ASSETS_REDIS_URL") as refused:
         Redis(url, timeout=1, alone=counting(Clock()))
+    assert "ses" not in str(refused.value)

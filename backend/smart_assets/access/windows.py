@@ -168,8 +168,12 @@ class Redis:
                 socket_connect_timeout=timeout,
                 retry=Retry(NoBackoff(), 1),  # a connection that has gone stale is not a server that is gone
             )
-        except ValueError as error:
-            raise ConfigurationError(f"ASSETS_REDIS_URL: {error}") from None
+            self._pool.make_connection()  # connects to nothing, but knows what it may be told
+        except (TypeError, ValueError):  # what these say may hold some of the password
+            raise ConfigurationError(
+                "ASSETS_REDIS_URL cannot be read: redis://user:password@host:6379/0, in which special characters of "
+                "user and password are percent-encoded"
+            ) from None
         pool: Any = self._pool  # narrower types are declared for it than it takes
         storage = RedisStorage("async+redis://", implementation="redispy", key_prefix=_KEY_PREFIX, connection_pool=pool)
         self._together = Counting(storage)
@@ -177,6 +181,7 @@ class Redis:
         self._timeout = timeout
         self._clock = clock
         self._failures = (RedisError, OSError, TimeoutError)
+        self._answers = 0
         self._again_at: float | None = None
         """While it is away: when it is tried again."""
 
@@ -188,12 +193,17 @@ class Redis:
         """What `act` makes of the windows; it may be run twice, the second time over this process's own."""
         if not self._is_to_be_asked():
             return await act(self._alone)
+        answers = self._answers
         try:
             async with asyncio.timeout(self._timeout):
                 found = await act(self._together)
         except self._failures as error:
-            self._note_absence(error)
+            observability.BACKGROUND_FAILURES.labels("count_in_redis").inc()
+            # Where others have their answers meanwhile it is there, and it is this process that is late.
+            if self._answers == answers:
+                self._note_absence(error)
             return await act(self._alone)
+        self._answers += 1
         if self._again_at is not None:
             self._again_at = None
             logger.warning("Redis answers again: limits are counted for all processes together")
@@ -208,7 +218,6 @@ class Redis:
         return True
 
     def _note_absence(self, error: BaseException) -> None:
-        observability.BACKGROUND_FAILURES.labels("count_in_redis").inc()
         if self._again_at is None:
             logger.error(
                 "Redis does not answer: limits are counted in each process alone", extra={"cause": repr(error)}
