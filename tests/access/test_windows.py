@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -202,6 +203,12 @@ async def test_a_request_that_is_late_where_others_are_answered_does_not_send_th
     assert await windows.run(late)
     assert await windows.run(prompt), "nobody was answered: it is away"
     await windows.close()
+
+
+def test_without_its_extra_redis_is_refused_with_the_extra_s_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "redis.asyncio", None)
+    with pytest.raises(ConfigurationError, match=r"smart-assets\[redis\]"):
+        redis("redis://127.0.0.1:9", counting(Clock()), Clock())
 
 
 @pytest.mark.parametrize(

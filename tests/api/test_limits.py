@@ -360,9 +360,11 @@ def image_server(content: bytes) -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = Thread(target=server.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/a.jpg"
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/a.jpg"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 async def test_what_is_imported_counts_like_what_is_sent(start_service: StartService) -> None:
@@ -403,6 +405,32 @@ async def test_who_guesses_keys_is_not_heard_any_more(start_service: StartServic
         problem_of(await service.client.get("/metrics", headers=operator | bearer("guess")), 429, "rate_limited")
         async with caller_from(service, "203.0.113.9") as elsewhere:
             assert (await elsewhere.get("/api/v1/assets", headers=bearer(ROOT))).status_code == 200
+
+
+# ── Redis ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+NOBODY = SecretStr("redis://127.0.0.1:9")
+
+
+async def test_a_redis_that_is_not_there_is_said_at_the_start_and_limits_hold_without(
+    start_service: StartService, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with start_service(redis_url=NOBODY, limits=limits(reads_per_address="2/day")) as service:
+        async with asyncio.timeout(60):
+            while "Redis does not answer" not in caplog.text:
+                await asyncio.sleep(0.01)
+        assert (await service.client.get("/health/ready")).status_code == 200
+        statuses = [(await service.client.get("/api/v1/assets")).status_code for _ in range(4)]
+        assert statuses == [200, 200, 429, 429]
+        assert caplog.text.count("Redis does not answer") == 1
+
+
+async def test_where_nothing_is_limited_nobody_asks_redis(
+    start_service: StartService, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with start_service(redis_url=NOBODY) as service:
+        assert (await service.client.get("/api/v1/assets")).status_code == 200
+    assert "Redis" not in caplog.text
 
 
 # ── Settings ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -168,7 +168,8 @@ class Redis:
                 socket_connect_timeout=timeout,
                 retry=Retry(NoBackoff(), 1),  # a connection that has gone stale is not a server that is gone
             )
-            self._pool.make_connection()  # connects to nothing, but knows what it may be told
+            # Connects to nothing, but knows what it may be told.
+            self._pool.make_connection()  # type: ignore[no-untyped-call]
         except (TypeError, ValueError):  # what these say may hold some of the password
             raise ConfigurationError(
                 "ASSETS_REDIS_URL cannot be read: redis://user:password@host:6379/0, in which special characters of "
