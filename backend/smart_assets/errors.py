@@ -36,6 +36,7 @@ An error knows what went wrong in words a caller can act on, and a stable snake_
     ├── IdempotencyError
     │   ├── IdempotencyConflict       the key was used for another request
     │   └── IdempotencyInProgress     the first request under the key still runs
+    ├── InsufficientCredits           the owner has not as many as this takes
     ├── RepeatedError                 what a request that comes again was answered the first time
     ├── RangeNotSatisfiable
     ├── NoSpace                       no room left for temporary files
@@ -258,6 +259,16 @@ class IdempotencyInProgress(IdempotencyError):
 
     code = "idempotency_in_progress"
     default_retry_after = 1
+
+
+class InsufficientCredits(SmartAssetsError):
+    """The owner has not as many credits as this takes; nothing was done, and none was taken."""
+
+    code = "insufficient_credits"
+
+    def __init__(self, needed: int, available: int) -> None:
+        """How many it takes, and how many are neither spent nor reserved."""
+        super().__init__(f"this takes {needed} credits, and {available} are available")
 
 
 class RepeatedError(SmartAssetsError):

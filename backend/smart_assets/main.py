@@ -14,7 +14,7 @@ from smart_assets.api.delivery import AssetDelivery
 from smart_assets.api.drain import DRAIN_SECONDS, DrainAfterRefusal
 from smart_assets.api.edge import Edge
 from smart_assets.api.limiting import RateLimiting
-from smart_assets.api.routers import assets, keys, maintenance, service, uploads
+from smart_assets.api.routers import assets, credits, keys, maintenance, service, uploads
 from smart_assets.runtime import running
 from smart_assets.settings import Settings
 from smart_assets.web.pages import pages
@@ -58,6 +58,7 @@ def create_app(settings: Settings, *, serves: bool = True) -> FastAPI:
     app.include_router(assets.router)
     app.include_router(maintenance.router)
     app.include_router(keys.router)
+    app.include_router(credits.router)
     app.include_router(service.router)
     app.include_router(pages(settings))
     # The last one added is the outermost.

@@ -16,6 +16,7 @@ from anyio import to_thread
 
 from smart_assets import observability
 from smart_assets.access.api_keys import ApiKeys
+from smart_assets.access.credits import Credits
 from smart_assets.access.ratelimit import RateLimits
 from smart_assets.access.signing import UrlSigner
 from smart_assets.assets.deletions import Deletions
@@ -56,6 +57,7 @@ class Runtime:
     database: Database
     storages: Storages
     api_keys: ApiKeys
+    credits: Credits
     limits: RateLimits
     uploads: Uploads
     library: Library
@@ -125,16 +127,18 @@ async def running(settings: Settings, *, serves: bool = True) -> AsyncIterator[R
         library = Library(database, storages, lease, settling)
         deletions = Deletions(database, storages, lease, settling)
         closing.push_async_callback(deletions.close)
+        credits = Credits(settings.credits, database)
         yield Runtime(
             settings=settings,
             database=database,
             storages=storages,
             api_keys=ApiKeys(settings, database),
+            credits=credits,
             limits=limits,
-            uploads=Uploads(settings, database, storages, renderer, lease, settling, threads),
+            uploads=Uploads(settings, database, storages, renderer, lease, settling, threads, credits),
             library=library,
             variants=Variants(
-                settings, database, storages, renderer, lease, settling, library, threads, own_scratch.path
+                settings, database, storages, renderer, lease, settling, library, threads, own_scratch.path, credits
             ),
             deletions=deletions,
             moving=Moving(settings, database, storages, lease, settling, threads, own_scratch.path),

@@ -138,6 +138,21 @@ class ImportSettings(_Group):
     wait_seconds: float = Field(10, ge=0, description="How long an import waits for its turn before it is `busy`.")
 
 
+class CreditSettings(_Group):
+    """What uploads cost their owner, in credits. Nothing is metered while all of it is 0."""
+
+    per_original: int = Field(0, ge=0, le=1_000_000, description="Price of an original.")
+    per_size: int = Field(0, ge=0, le=1_000_000, description="Price of each size that is made.")
+    per_mb: int = Field(
+        0, ge=0, le=1_000_000, description="Price of each begun MiB (1048576 bytes) of an original as it is stored."
+    )
+
+    @property
+    def are_on(self) -> bool:
+        """Whether anything has a price."""
+        return bool(self.per_original or self.per_size or self.per_mb)
+
+
 def _size_limits(value: Any) -> Any:
     if value is None or value in ("", {}):
         return None
@@ -727,6 +742,7 @@ class Settings(BaseSettings):
     retention: RetentionSettings = RetentionSettings()
     imports: ImportSettings = ImportSettings()
     limits: LimitSettings = LimitSettings()
+    credits: CreditSettings = CreditSettings()
     memory: MemoryStorageSettings = MemoryStorageSettings()
     direct: DirectStorageSettings = DirectStorageSettings()
     postgresql: PostgresqlSettings = PostgresqlSettings()

@@ -21,6 +21,7 @@ from sqlalchemy import event
 
 from smart_assets.assets.objects import first_id_at, new_asset_id
 from smart_assets.catalogue.database import Database
+from smart_assets.catalogue.models import CreditEntry, CreditKind
 from smart_assets.catalogue.repository import AssetFilter, Repository
 from smart_assets.visibility import Visibility
 from tests.catalogue.test_repository import a_record, keep
@@ -237,3 +238,39 @@ async def test_a_period_is_a_range_of_an_index_and_nothing_is_sorted(
     found = await database.read(plan)
     assert index in found[0]
     assert not any("B-TREE" in step for step in found)
+
+
+async def test_credits_are_found_by_their_owner_and_no_ledger_is_added_up(database: Database) -> None:
+    def ask(rows: Repository) -> None:
+        rows.account("ann")
+        rows.credit_entries("ann", after=None, limit=51)
+        rows.credit_entries("ann", after=SOME, limit=51)
+        rows.credit_entries(None, after=SOME, limit=51)
+        rows.daily_usage("ann", NOW.date())
+
+    found = await plans(database, ask)
+    assert not any("B-TREE" in step or (step.startswith("SCAN") and " USING " not in step) for step in found), found
+    assert [step.partition(" USING ")[2].partition(" (")[0].removeprefix("COVERING ") for step in found] == [
+        "INDEX sqlite_autoindex_credit_accounts_1",
+        "INDEX ix_credit_entries_owner_id",
+        "INDEX ix_credit_entries_owner_id",
+        "INDEX sqlite_autoindex_credit_entries_1",
+        "INDEX sqlite_autoindex_credit_usage_1",
+    ]
+
+
+async def test_paying_looks_up_one_account(database: Database) -> None:
+    def pay(rows: Repository) -> None:
+        rows.grant(
+            CreditEntry(id=SOME, owner="ann", kind=CreditKind.GRANT, amount=9, created_at=NOW, request="invoice")
+        )
+        rows.finish()
+        record = a_record(credits_reserved=5)
+        rows.insert_pending([record])
+        rows.mark_ready(record)
+        rows.finish()
+
+    found = await plans(database, pay, writes=True)
+    about_credits = [step for step in found if "credit_" in step]
+    assert about_credits
+    assert all(step.startswith("SEARCH credit_accounts USING INDEX") for step in about_credits), found

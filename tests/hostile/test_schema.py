@@ -51,6 +51,7 @@ RIGHT: dict[str, Callable[[Any], Any]] = {
     "files": lambda values: values[:20],
     "cursor": lambda value: value and base64.urlsafe_b64encode(bytes(16)).decode().rstrip("="),
     "size": lambda _: None,
+    "amount": lambda _: 5,
     "data_url": lambda _: DATA_URL,
     "metadata": lambda value: {"album": 7} if isinstance(value, dict) else json.dumps({"album": 7}),
 }

@@ -28,6 +28,7 @@ from smart_assets.settings import PostgresqlSettings
 from smart_assets.visibility import Visibility
 
 # The tests that SQLite passes, over the `url` and the `empty_url` given here.
+from tests.catalogue.test_credits import *  # noqa: F403
 from tests.catalogue.test_jobs import *  # noqa: F403
 from tests.catalogue.test_migrations import *  # noqa: F403
 from tests.catalogue.test_repository import *  # noqa: F403

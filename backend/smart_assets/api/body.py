@@ -304,6 +304,13 @@ class _Sender:
             self._timer = self._loop.call_at(due, self._look)
 
 
+def least_size(request: Request) -> int:
+    """How many bytes the file of a request has at least, as far as can be told before any of them is read."""
+    media_type, _ = parse_header(request.headers.get("content-type", "").encode("latin-1"))
+    is_raw = media_type.startswith("image/") or media_type == "application/octet-stream"
+    return max(1, _declared_length(request) or 0) if is_raw else 1
+
+
 def _declared_length(request: Request) -> int | None:
     try:
         return int(request.headers.get("content-length", ""))

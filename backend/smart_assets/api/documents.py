@@ -339,6 +339,7 @@ _RETRY_AFTER = {"description": "After how many seconds to try again.", "schema":
 _DETAILS = {
     "malformed_body": "the body is not JSON",
     "unauthorized": "send a key: Authorization: Bearer <key>",
+    "insufficient_credits": "this takes 12 credits, and 5 are available",
     "forbidden": "without keys no other site may send this: set ASSETS_API_KEYS and call with a key",
     "signature_required": "this asset is private: ask the API for a signed URL",
     "signature_invalid": "the signature does not fit this URL",

@@ -113,7 +113,7 @@ def _asset(
         updated_at=record.updated_at,
         expires_at=record.expires_at,
         pinned=record.pinned,
-        credits_used=None,
+        credits_used=record.credits_used,
     )
 
 

@@ -23,6 +23,7 @@ MEDIA_TYPE = "application/problem+json"
 STATUS = {
     "malformed_body": 400,
     "unauthorized": 401,
+    "insufficient_credits": 402,
     "forbidden": 403,
     "signature_required": 403,
     "signature_invalid": 403,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -22,6 +22,7 @@ from pydantic import (
     field_validator,
 )
 
+from smart_assets.access.credits import MOST_AT_ONCE
 from smart_assets.access.scopes import Scope
 from smart_assets.api.headers import clean_filename
 from smart_assets.assets.deletions import Status
@@ -32,6 +33,7 @@ from smart_assets.visibility import Visibility
 MAX_TAGS = 50
 MAX_TAG_LENGTH = 64
 MAX_IDS = 1000
+OWNER = r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,63}$"
 
 DEFAULT_STORAGE = "x-default-storage"
 """In the schema of a parameter: left out, it is the service's default storage. Documents name that one instead."""
@@ -382,7 +384,7 @@ class NewApiKeyRequest(BaseModel):
     scopes: list[Scope] = Field(min_length=1, max_length=len(Scope), description="What it may do; `admin`: everything.")
     owner: str | None = Field(
         None,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,63}$",
+        pattern=OWNER,
         description="Whose assets it is for; by default those of who asks. Every key of an owner sees the same assets.",
     )
     expires_at: Expiry | None = Field(None, description="Null: never.")
@@ -410,6 +412,97 @@ class ApiKeyList(BaseModel):
     """Keys, the oldest first."""
 
     keys: list[ApiKey]
+
+
+class GrantRequest(BaseModel):
+    """Whom to give how much."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"owner": "shop", "amount": 1000, "note": "invoice 2026-117"}]}
+    )
+
+    owner: str = Field(pattern=OWNER, description="Whose account it is for.")
+    amount: Annotated[int, BeforeValidator(_whole)] = Field(
+        ge=-MOST_AT_ONCE,
+        le=MOST_AT_ONCE,
+        strict=True,
+        description="Credits; below 0 they are taken back.",
+        json_schema_extra={"not": {"const": 0}},
+    )
+    note: str | None = Field(None, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$", description="What it is for.")
+
+    @field_validator("amount")
+    @classmethod
+    def _check_amount(cls, amount: int) -> int:
+        if amount == 0:
+            raise ValueError("is nothing")
+        return amount
+
+
+class CreditEntry(BaseModel):
+    """A line of an owner's ledger."""
+
+    id: UUID
+    owner: str
+    kind: Literal["grant", "charge"]
+    amount: int = Field(description="Above 0 it was given, below 0 charged or taken back.", examples=[-2])
+    asset_id: UUID | None = Field(description="What was charged for; null where that was not kept (`direct`).")
+    key_id: UUID | None = Field(description="The key it was asked for with; null for those in the settings.")
+    note: str | None
+    created_at: Timestamp
+
+
+class CreditPage(BaseModel):
+    """A piece of the ledger."""
+
+    items: list[CreditEntry]
+    next_cursor: str | None = Field(description="Null on the last page.")
+
+
+class OwnerQuery(_Query):
+    """Whose account is meant."""
+
+    owner: str | None = Field(None, pattern=OWNER, description="Of another owner; takes the scope `admin`.")
+
+
+class LedgerQuery(OwnerQuery):
+    """Which lines of the ledger are wanted."""
+
+    limit: int = Field(50, ge=1, le=200)
+    cursor: str | None = Field(None, max_length=64, description="`next_cursor` of the page before.")
+
+
+class DailyQuery(OwnerQuery):
+    """Which days are wanted."""
+
+    days: int = Field(30, ge=1, le=366, description="So many days, today's (UTC) among them.")
+
+
+class Usage(BaseModel):
+    """What an owner has; null where nothing is metered."""
+
+    owner: str
+    balance: int | None = Field(description="What was granted and not spent; the sum of the ledger.")
+    reserved: int | None = Field(description="How much of it work under way may cost; the rest is available.")
+    spent: int | None = Field(description="All that was ever charged.")
+
+
+class DailyUsage(BaseModel):
+    """What was delivered on a day, asked for with one key."""
+
+    day: date
+    key_id: UUID | None = Field(description="Null for those in the settings, or where no key was needed.")
+    originals: int
+    sizes: int
+    size_bytes: int = Field(description="Of the originals.")
+    credits: int
+
+
+class DailyUsageList(BaseModel):
+    """Days on which anything was delivered, the newest first."""
+
+    owner: str
+    days: list[DailyUsage]
 
 
 class DataUrl(BaseModel):

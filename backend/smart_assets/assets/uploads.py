@@ -1,9 +1,10 @@
 """Taking images in: all of a batch or nothing.
 
     prepare   decide by bytes, strip what is not to be kept, plan the sizes
-    intend    one transaction: a `pending` row for each asset, which names every key about to be written
+    intend    one transaction: a `pending` row for each asset, which names every key about to be written, and holds
+              the credits it may cost
     make      render the sizes and store them, the original beside them
-    close     one transaction: `ready`; only then the caller hears of success
+    close     one transaction: `ready`, and charged for what was made; only then the caller hears of success
 
 A failure in between is undone before the caller hears of it; a crash in between is undone by any process that lives.
 """
@@ -20,6 +21,7 @@ from pathlib import Path
 from uuid import UUID
 
 from smart_assets import observability
+from smart_assets.access.credits import Credits
 from smart_assets.assets.lease import Lease
 from smart_assets.assets.objects import created_at, new_asset_id, original_key, variant_key
 from smart_assets.assets.settling import Settling
@@ -33,6 +35,7 @@ from smart_assets.errors import (
     Busy,
     CatalogueUnavailable,
     ImageError,
+    InsufficientCredits,
     NoSpace,
     SmartAssetsError,
     no_space,
@@ -123,6 +126,7 @@ class Uploads:
         lease: Lease,
         settling: Settling,
         threads: Threads,
+        credits: Credits,
     ) -> None:
         """Everything it needs is built, and closed, by `runtime`."""
         self._settings = settings
@@ -133,6 +137,7 @@ class Uploads:
         self._lease = lease
         self._settling = settling
         self._threads = threads
+        self._credits = credits
 
     async def upload(
         self,
@@ -141,9 +146,14 @@ class Uploads:
         *,
         owner: str,
         metadata: JsonObject,
+        key_id: UUID | None = None,
+        is_charged: bool = True,
         also: Callable[[Repository, list[UploadedAsset | Failure]], None] | None = None,
     ) -> list[UploadedAsset | Failure]:
         """Make an asset of each file, in their order.
+
+        The owner pays for what is made, unless that was charged before; `key_id` is the key it is asked for with.
+        InsufficientCredits where it has not what all of it may cost: then nothing was done.
 
         `also` is run within the transaction that makes them `ready`, and is given what will be returned; what it raises
         undoes all of it.
@@ -164,10 +174,14 @@ class Uploads:
                     raise
                 results.append(Failure(error))
         drafts = [result for result in results if isinstance(result, _Draft)]
+        is_metered = is_charged and self._credits.are_on
 
         def close(catalogue: Repository, failures: Mapping[UUID, SmartAssetsError]) -> None:
+            made = [draft for draft in drafts if draft.record.id not in failures]
             if backend.capabilities.persistent:
-                _close(catalogue, [draft for draft in drafts if draft.record.id not in failures])
+                _close(catalogue, made)
+            if is_metered:
+                self._charge(catalogue, made, key_id, are_kept=backend.capabilities.persistent)
             if also is not None:
                 also(catalogue, _outcomes(results, failures, backend))
 
@@ -175,8 +189,10 @@ class Uploads:
             failures = await self._keep(backend, drafts, options, close)
         else:
             self._check_total(drafts, options.storage)
+            if is_metered:
+                await self._credits.check(owner, sum(draft.record.credits_reserved or 0 for draft in drafts))
             failures = await self._make_all(backend, drafts, options)
-            if also is not None:
+            if also is not None or is_metered:
                 await self._database.write(lambda catalogue: close(catalogue, failures))
         for draft in drafts:
             failure = failures.get(draft.record.id)
@@ -215,6 +231,7 @@ class Uploads:
             tags=options.tags,
             metadata=metadata,
             expires_at=options.expires_at,
+            credits_reserved=self._credits.price(originals=1, size_bytes=spool.size, sizes=len(options.sizes)),
         )
         return _Draft(spool, info, record, record)
 
@@ -267,7 +284,8 @@ class Uploads:
             except BaseException as error:
                 # A catalogue that did not take the intent would only keep the caller waiting for its undoing as well.
                 # Should the row be there after all, its claim is given up, and `maintenance.reconcile` removes it.
-                if intended or not isinstance(error, CatalogueUnavailable):
+                # Who cannot pay has no row.
+                if intended or not isinstance(error, CatalogueUnavailable | InsufficientCredits):
                     await asyncio.shield(self._undo(drafts))
                 raise
             failed = [draft for draft in drafts if draft.record.id in failures]
@@ -308,6 +326,24 @@ class Uploads:
             )
         else:
             await self._store_original(backend, draft)
+        made = draft.record
+        price = self._credits.price(originals=1, size_bytes=made.size_bytes, sizes=len(made.made_variants))
+        if price is not None:
+            draft.record = replace(made, credits_used=price)
+
+    def _charge(self, catalogue: Repository, made: list[_Draft], key_id: UUID | None, *, are_kept: bool) -> None:
+        for draft in made:
+            record = draft.record
+            charge = self._credits.charge(
+                record.owner,
+                asset_id=record.id if are_kept else None,
+                key_id=key_id,
+                originals=1,
+                size_bytes=record.size_bytes,
+                sizes=len(record.made_variants),
+            )
+            if charge is not None:
+                catalogue.charge(charge)
 
     async def _store_original(self, backend: StorageBackend, draft: _Draft) -> None:
         record = draft.record
@@ -422,7 +458,7 @@ def _outcomes(
 
 
 def _asset(draft: _Draft, backend: StorageBackend) -> UploadedAsset:
-    record = replace(draft.record, state=AssetState.READY, lease=None)
+    record = replace(draft.record, state=AssetState.READY, lease=None, credits_reserved=None)
     data_urls = draft.data_urls if backend.capabilities.data_urls else None
     order = [variant.size for variant in draft.intent.variants]
     failed = sorted(draft.failed, key=lambda failure: order.index(failure.size or ""))

@@ -1,9 +1,10 @@
 """Sizes added later, to an asset that is there.
 
-    intend    one transaction: the row is `moving`, and names every key about to be written
+    intend    one transaction: the row is `moving`, names every key about to be written, and holds the credits it may
+              cost
     fetch     the original, from where it lies, into a temporary file that is held against its hash
     make      render the sizes that are not there yet, and store them
-    close     one transaction: `ready` again, with what was made
+    close     one transaction: `ready` again, with what was made, and charged for it
 
 A failure in between is undone before the caller hears of it; a crash in between is undone by any process that lives.
 Meanwhile the asset is to callers what it was before, and busy.
@@ -20,6 +21,7 @@ from pathlib import Path
 from uuid import UUID
 
 from smart_assets import observability
+from smart_assets.access.credits import Credits
 from smart_assets.assets.fetching import fetch
 from smart_assets.assets.lease import Lease
 from smart_assets.assets.library import Library
@@ -29,7 +31,7 @@ from smart_assets.assets.spool import Spool
 from smart_assets.assets.together import all_or_first_error
 from smart_assets.assets.uploads import Failure, UploadedAsset, check_reserve
 from smart_assets.catalogue.database import Database
-from smart_assets.catalogue.models import AssetRecord, AssetState, VariantRecord
+from smart_assets.catalogue.models import AssetRecord, AssetState, Charge, VariantRecord
 from smart_assets.catalogue.repository import Repository
 from smart_assets.errors import AssetBusy, Busy, ImageError, InvalidParameter, SmartAssetsError
 from smart_assets.imaging.jobs import RenderJob, RenderResult, Rendition, RenditionFailure
@@ -81,6 +83,7 @@ class Variants:
         library: Library,
         threads: Threads,
         temporary_dir: Path,
+        credits: Credits,
     ) -> None:
         """Everything it needs is built, and closed, by `runtime`."""
         self._limits = Limits.from_settings(settings)
@@ -94,6 +97,7 @@ class Variants:
         self._library = library
         self._threads = threads
         self._temporary_dir = temporary_dir
+        self._credits = credits
 
     async def add(
         self,
@@ -101,12 +105,14 @@ class Variants:
         owner: str | None,
         options: VariantOptions,
         *,
+        key_id: UUID | None = None,
         also: _Also | None = None,
     ) -> UploadedAsset:
         """Make the sizes the asset does not have yet; those it has stay as they are.
 
         With `options.atomic` the first error comes out, and none of them stays; without, what worked is kept, and the
         rest is told. `also` is run within the transaction that closes it, and is given what will be returned.
+        The owner of the asset pays for what is made, whoever asks, with the key `key_id`; else InsufficientCredits.
         AssetBusy while another change of the asset is under way, InvalidParameter where it would have too many sizes.
         """
         while True:
@@ -119,7 +125,7 @@ class Variants:
             )
             if not sizes and not placeholder:
                 return await self._as_it_is(record, also)
-            grown = await self._grow(record, replace(options, sizes=sizes, placeholder=placeholder), also)
+            grown = await self._grow(record, replace(options, sizes=sizes, placeholder=placeholder), key_id, also)
             if grown is not None:
                 return grown
             # Somebody was faster: look at what it is now.
@@ -144,6 +150,7 @@ class Variants:
         self,
         record: AssetRecord,
         options: VariantOptions,
+        key_id: UUID | None,
         also: _Also | None,
     ) -> UploadedAsset | None:
         """Intend, make and close; None where the row is no longer what `record` says."""
@@ -160,6 +167,7 @@ class Variants:
                 state=AssetState.MOVING,
                 lease=claim,
                 variants=(*record.made_variants, *earlier, *planned),
+                credits_reserved=self._credits.price(sizes=len(planned)),
             )
             if not await self._database.write(lambda catalogue: catalogue.begin_growing(growing)):
                 return None
@@ -167,19 +175,32 @@ class Variants:
                 await self._remove_remains(backend, growing, remains)
                 made = await self._make(backend, growing, planned, options)
                 finished = await self._finished(backend, growing, made)
-                outcome = UploadedAsset(replace(finished, state=AssetState.READY, lease=None), tuple(made.failed))
-                await self._close(finished, outcome, also, added_bytes=finished.total_bytes - record.total_bytes)
+                charge = self._credits.charge(record.owner, asset_id=record.id, key_id=key_id, sizes=len(made.variants))
+                if charge is not None:
+                    finished = replace(finished, credits_used=(record.credits_used or 0) + charge.credits)
+                ready = replace(finished, state=AssetState.READY, lease=None, credits_reserved=None)
+                outcome = UploadedAsset(ready, tuple(made.failed))
+                added_bytes = finished.total_bytes - record.total_bytes
+                await self._close(finished, outcome, charge, also, added_bytes=added_bytes)
             except BaseException:
                 await asyncio.shield(self._undo(growing))
                 raise
         return outcome
 
     async def _close(
-        self, finished: AssetRecord, outcome: UploadedAsset, also: _Also | None, *, added_bytes: int
+        self,
+        finished: AssetRecord,
+        outcome: UploadedAsset,
+        charge: Charge | None,
+        also: _Also | None,
+        *,
+        added_bytes: int,
     ) -> None:
         def close(catalogue: Repository) -> None:
             if not catalogue.finish_growing(finished, added_bytes):
                 raise _taken_over()
+            if charge is not None:
+                catalogue.charge(charge)
             if also is not None:
                 also(catalogue, [outcome])
 

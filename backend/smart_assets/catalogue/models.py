@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
@@ -14,6 +14,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Date,
     DateTime,
     ForeignKey,
     Index,
@@ -84,7 +85,8 @@ class AssetRecord:
     the other storage of a move, at which copies are to go: where to, until the row is switched, and where from after;
     where there is neither, sizes are being added, those that were planned and not made.
     `lease` is the claim under which somebody is at work on a row that is not `ready`: the process's lease, a slash, a
-    number.
+    number. `credits_reserved` are its owner's that this work may cost, held as long as it goes on; `credits_used` those
+    it has cost so far, None where nothing was metered.
     """
 
     id: UUID
@@ -111,6 +113,8 @@ class AssetRecord:
     target_visibility: Visibility | None = None
     target_storage: str | None = None
     lease: str | None = None
+    credits_reserved: int | None = None
+    credits_used: int | None = None
 
     @property
     def made_variants(self) -> tuple[VariantRecord, ...]:
@@ -178,6 +182,76 @@ class ApiKeyRecord:
     last_used_at: datetime | None = None
 
 
+class CreditKind(StrEnum):
+    """What a line of the ledger is."""
+
+    GRANT = "grant"
+    CHARGE = "charge"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreditAccount:
+    """What an owner has: `balance` is the sum of its ledger, `reserved` the part of it that work under way may cost,
+    `spent` all that was ever charged."""
+
+    owner: str
+    balance: int = 0
+    reserved: int = 0
+    spent: int = 0
+
+    @property
+    def available(self) -> int:
+        """What further work may cost."""
+        return self.balance - self.reserved
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreditEntry:
+    """A line of an owner's ledger; none is ever changed. Ids are in the order of time.
+
+    A grant has an amount above 0, or below where credits are taken back; a charge one below 0. `asset_id` is what was
+    charged for, where that was kept, `key_id` the key it was asked for with, or granted with. `request` is a hash of
+    what makes a grant the same however often it is asked for.
+    """
+
+    id: UUID
+    owner: str
+    kind: CreditKind
+    amount: int
+    created_at: datetime
+    asset_id: UUID | None = None
+    key_id: UUID | None = None
+    note: str | None = None
+    request: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Charge:
+    """What was delivered of one asset, and what it costs: `originals` (with their `size_bytes`) and sizes."""
+
+    entry_id: UUID
+    owner: str
+    credits: int
+    at: datetime
+    asset_id: UUID | None
+    key_id: UUID | None
+    originals: int
+    sizes: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DailyUsage:
+    """What was delivered to an owner on a day (UTC) by one of its keys (None: without any, or one in the settings)."""
+
+    day: date
+    key_id: UUID | None
+    originals: int
+    sizes: int
+    size_bytes: int
+    credits: int
+
+
 class UtcDateTime(TypeDecorator[datetime]):
     """An aware datetime, kept in UTC. SQLite keeps no zone, so it is taken off and put back."""
 
@@ -241,6 +315,8 @@ assets = Table(
     Column("target_visibility", String(16)),
     Column("target_storage", String(64)),
     Column("lease", String(64)),
+    Column("credits_reserved", BigInteger),
+    Column("credits_used", BigInteger),
     CheckConstraint(f"state IN ({_STATES})", name="state"),
     # A page of the library is a range of one of these; ids are time-ordered.
     Index("ix_assets_owner_id", "owner", "id"),
@@ -315,6 +391,49 @@ api_keys = Table(
     Column("last_used_at", UtcDateTime),
     # Each request with a key looks for it.
     Index("ix_api_keys_hash", "hash", unique=True),
+)
+
+# What each owner has, maintained in the transactions that write the ledger and the assets: nobody adds up a ledger to
+# know whether an upload can be paid. `reserved` is the sum of the owner's `assets.credits_reserved`.
+credit_accounts = Table(
+    "credit_accounts",
+    metadata,
+    Column("owner", String(64), primary_key=True),
+    Column("balance", BigInteger, nullable=False),
+    Column("reserved", BigInteger, nullable=False),
+    Column("spent", BigInteger, nullable=False),
+    CheckConstraint("reserved >= 0 AND balance >= reserved", name="covered"),
+)
+
+credit_entries = Table(
+    "credit_entries",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("owner", String(64), nullable=False),
+    Column("kind", String(8), nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("asset_id", Uuid),
+    Column("key_id", Uuid),
+    Column("note", String(200)),
+    Column("request", String(64)),
+    Column("created_at", UtcDateTime, nullable=False),
+    # A page of an owner's ledger is a range of this; ids are time-ordered.
+    Index("ix_credit_entries_owner_id", "owner", "id"),
+    # A grant that is asked for again is found; charges have none.
+    Index("ix_credit_entries_request", "request", unique=True),
+)
+
+# What was delivered, by owner, day and key (empty where it was none of the catalogue's), maintained like the accounts.
+credit_usage = Table(
+    "credit_usage",
+    metadata,
+    Column("owner", String(64), primary_key=True),
+    Column("day", Date, primary_key=True),
+    Column("key_id", String(36), primary_key=True),
+    Column("originals", BigInteger, nullable=False),
+    Column("sizes", BigInteger, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("credits", BigInteger, nullable=False),
 )
 
 # Who this catalogue is (one row), and how many times it tidied up each storage. A storage's marker object says the

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from datetime import datetime
+from datetime import UTC, date, datetime
 from typing import Any, TypeVarTuple
 from uuid import UUID
 
 from sqlalchemy import (
+    BigInteger,
     Column,
     ColumnElement,
     Row,
@@ -33,6 +34,11 @@ from smart_assets.catalogue.models import (
     ApiKeyRecord,
     AssetRecord,
     AssetState,
+    Charge,
+    CreditAccount,
+    CreditEntry,
+    CreditKind,
+    DailyUsage,
     JobRun,
     JsonObject,
     KeyRecord,
@@ -40,6 +46,9 @@ from smart_assets.catalogue.models import (
     api_keys,
     asset_tags,
     assets,
+    credit_accounts,
+    credit_entries,
+    credit_usage,
     idempotency_keys,
     identity,
     job_runs,
@@ -47,6 +56,7 @@ from smart_assets.catalogue.models import (
     storage_totals,
     tidied,
 )
+from smart_assets.errors import InsufficientCredits
 from smart_assets.formats import ImageFormat
 from smart_assets.visibility import Visibility
 
@@ -76,6 +86,8 @@ _MARK_READY = (
         variants=bindparam("variants"),
         thumbhash=bindparam("thumbhash"),
         dominant_color=bindparam("dominant_color"),
+        credits_reserved=None,
+        credits_used=bindparam("credits_used"),
     )
 )
 _NEW_TOTALS = upsert(storage_totals)
@@ -85,6 +97,26 @@ _ADD_TO_TOTALS = _NEW_TOTALS.on_conflict_do_update(
         "assets": storage_totals.c.assets + _NEW_TOTALS.excluded.assets,
         "bytes": storage_totals.c.bytes + _NEW_TOTALS.excluded.bytes,
     },
+)
+_MOVE_CREDITS = (
+    update(credit_accounts)
+    .where(
+        credit_accounts.c.owner == bindparam("of"),
+        # What is reserved is never more than there is: an upload that cannot be paid finds no row to change.
+        credit_accounts.c.balance + bindparam("more_balance", type_=BigInteger)
+        >= credit_accounts.c.reserved + bindparam("more_reserved", type_=BigInteger),
+    )
+    .values(
+        balance=credit_accounts.c.balance + bindparam("more_balance", type_=BigInteger),
+        reserved=credit_accounts.c.reserved + bindparam("more_reserved", type_=BigInteger),
+        spent=credit_accounts.c.spent + bindparam("more_spent", type_=BigInteger),
+    )
+)
+_USED = ("originals", "sizes", "size_bytes", "credits")
+_NEW_USAGE = upsert(credit_usage)
+_ADD_TO_USAGE = _NEW_USAGE.on_conflict_do_update(
+    index_elements=["owner", "day", "key_id"],
+    set_={name: credit_usage.c[name] + _NEW_USAGE.excluded[name] for name in _USED},
 )
 _FIND_API_KEY = select(api_keys).where(api_keys.c.hash == bindparam("key_hash"))
 _GET = _ASSET.where(assets.c.id == bindparam("asset_id"), _VISIBLE)
@@ -116,6 +148,15 @@ class StorageTotals:
     newest: datetime | None
 
 
+@dataclass
+class _Movement:
+    """By how much an owner's account changes in a transaction."""
+
+    balance: int = 0
+    reserved: int = 0
+    spent: int = 0
+
+
 class Repository:
     """Queries over one open transaction.
 
@@ -127,13 +168,18 @@ class Repository:
         self._connection = connection
         self._writes = writes
         self._totals: dict[str, tuple[int, int]] = {}
+        self._accounts: dict[str, _Movement] = {}
+        self._entries: list[CreditEntry] = []
+        self._used: list[Charge] = []
 
     def finish(self) -> None:
         """Write what was put off to the end of the transaction.
 
-        All that changes a storage's assets changes one row of totals: it is locked last, and for as short as can be,
-        and several in one order, so that no two transactions ever wait for each other's.
+        All that changes a storage's assets changes one row of totals, and all that an owner pays one account: they are
+        locked last, and for as short as can be, and several in one order, so that no two transactions ever wait for
+        each other's. InsufficientCredits where an owner has not what the transaction takes.
         """
+        self._write_credits()
         totals = [{"storage": name, "assets": each[0], "bytes": each[1]} for name, each in sorted(self._totals.items())]
         self._totals.clear()
         if totals:
@@ -148,8 +194,10 @@ class Repository:
     # ── Uploads ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def insert_pending(self, records: Sequence[AssetRecord]) -> None:
-        """The intent: rows whose bytes are about to be written."""
+        """The intent: rows whose bytes are about to be written, and what they may cost, reserved with them."""
         self._insert(records)
+        for record in records:
+            self._reserve(record)
 
     def _insert(self, records: Sequence[AssetRecord]) -> None:
         self._connection.execute(_INSERT, [_to_row(record) for record in records])
@@ -158,16 +206,21 @@ class Repository:
             self._connection.execute(insert(asset_tags), tags)
 
     def mark_ready(self, record: AssetRecord) -> bool:
-        """Close an upload's intent, with what was really made; False where the row was taken away meanwhile."""
+        """Close an upload's intent, with what was really made; False where the row was taken away meanwhile.
+
+        What was reserved for it is free again: what is to be paid is charged in the same transaction (`charge`).
+        """
         made = {
             "variants": [variant.to_json() for variant in record.variants],
             "thumbhash": record.thumbhash,
             "dominant_color": record.dominant_color,
+            "credits_used": record.credits_used,
         }
         where = {"asset_id": record.id, "held_by": record.lease}
         closed = self._connection.execute(_MARK_READY, made | where).rowcount == 1
         if closed:
             self._add_to_totals(record.storage, 1, record.total_bytes)
+            self._release(record)
         return closed
 
     def insert_ready(self, records: Sequence[AssetRecord]) -> int:
@@ -313,7 +366,7 @@ class Repository:
 
     def begin_growing(self, record: AssetRecord) -> bool:
         """From `ready` to `moving`, to nowhere else: `record`'s variants name every key about to be written, its lease
-        who does it. False where the row is not `ready` at `record`'s version."""
+        who does it; what it may cost is reserved. False where the row is not `ready` at `record`'s version."""
         result = self._connection.execute(
             update(assets)
             .where(assets.c.id == record.id, assets.c.state == AssetState.READY, assets.c.version == record.version)
@@ -321,14 +374,18 @@ class Repository:
                 state=AssetState.MOVING,
                 lease=record.lease,
                 variants=[variant.to_json() for variant in record.variants],
+                credits_reserved=record.credits_reserved,
             )
         )
-        return result.rowcount == 1
+        if result.rowcount == 1:
+            self._reserve(record)
+            return True
+        return False
 
     def finish_growing(self, record: AssetRecord, added_bytes: int) -> bool:
         """From `moving` back to `ready`, with what was really made; `added_bytes` is how much larger the asset is.
 
-        False where the row is not under `record`'s claim any more.
+        What was reserved is free again, as in `mark_ready`. False where the row is not under `record`'s claim any more.
         """
         finished = self._update(
             record.id,
@@ -341,9 +398,13 @@ class Repository:
             dominant_color=record.dominant_color,
             updated_at=record.updated_at,
             version=record.version,
+            credits_reserved=None,
+            credits_used=record.credits_used,
         )
-        if finished and added_bytes:
-            self._add_to_totals(record.storage, 0, added_bytes)
+        if finished:
+            self._release(record)
+            if added_bytes:
+                self._add_to_totals(record.storage, 0, added_bytes)
         return finished
 
     def begin_moving_to(self, asset_id: UUID, storage: str, version: int, claim: str) -> bool:
@@ -430,8 +491,12 @@ class Repository:
         return self._connection.execute(self._held(query)).one_or_none() is not None
 
     def give_up_pending(self, record: AssetRecord) -> AssetState | None:
-        """From `pending` to `deleting`, under `record`'s claim; the state the row is in then, None where it is gone."""
-        if self._update(record.id, AssetState.PENDING, record.lease, state=AssetState.DELETING):
+        """From `pending` to `deleting`, under `record`'s claim; the state the row is in then, None where it is gone.
+
+        Nothing of it will be delivered any more: what was reserved for it is free again, however long its bytes stay.
+        """
+        if self._update(record.id, AssetState.PENDING, record.lease, state=AssetState.DELETING, credits_reserved=None):
+            self._release(record)
             return AssetState.DELETING
         current = self.get_in_any_state(record.id)
         return current.state if current is not None else None
@@ -457,6 +522,13 @@ class Repository:
             .where(_UNSETTLED, assets.c.storage == storage, assets.c.target_storage.is_not(None))
             .values(state=AssetState.DELETING, storage=assets.c.target_storage, target_storage=None, lease=None)
         )
+        held = (
+            select(assets.c.owner, func.sum(assets.c.credits_reserved))
+            .where(_UNSETTLED, assets.c.storage == storage, assets.c.credits_reserved.is_not(None))
+            .group_by(assets.c.owner)
+        )
+        for owner, reserved in self._connection.execute(held).all():
+            self._account(owner).reserved -= int(reserved)
         removed = self._connection.execute(delete(assets).where(assets.c.storage == storage)).rowcount
         self._totals.pop(storage, None)
         self._connection.execute(delete(storage_totals).where(storage_totals.c.storage == storage))
@@ -617,6 +689,126 @@ class Repository:
         query = update(api_keys).where(api_keys.c.id == record.id).values(last_used_at=record.last_used_at)
         self._connection.execute(query)
 
+    # ── Credits ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def account(self, owner: str) -> CreditAccount:
+        """What an owner has; nothing, where it never had any."""
+        self._write_credits()
+        query = select(credit_accounts).where(credit_accounts.c.owner == owner)
+        row = self._connection.execute(query).one_or_none()
+        return CreditAccount(**row._mapping) if row is not None else CreditAccount(owner=owner)  # noqa: SLF001
+
+    def grant(self, entry: CreditEntry) -> CreditEntry:
+        """Give an owner credits, or take some back; where its `request` was carried out before, what that wrote.
+
+        InsufficientCredits, at the latest from `finish`, where there are not as many to be taken back.
+        """
+        new = upsert(credit_entries).values(_to_entry_row(entry))
+        written = new.on_conflict_do_nothing(index_elements=["request"]).returning(credit_entries.c.id)
+        if self._connection.execute(written).one_or_none() is None:
+            found = select(credit_entries).where(credit_entries.c.request == entry.request)
+            return _entry(self._connection.execute(found).one())
+        account = upsert(credit_accounts).values(owner=entry.owner, balance=0, reserved=0, spent=0)
+        self._connection.execute(account.on_conflict_do_nothing())
+        self._account(entry.owner).balance += entry.amount
+        return entry
+
+    def charge(self, charge: Charge) -> None:
+        """Let an owner pay for what was delivered; InsufficientCredits, at the latest from `finish`, where it cannot.
+
+        What was reserved for it is to be set free in the same transaction.
+        """
+        if charge.originals or charge.sizes:
+            self._used.append(charge)
+        if not charge.credits:
+            return
+        account = self._account(charge.owner)
+        account.balance -= charge.credits
+        account.spent += charge.credits
+        self._entries.append(
+            CreditEntry(
+                id=charge.entry_id,
+                owner=charge.owner,
+                kind=CreditKind.CHARGE,
+                amount=-charge.credits,
+                created_at=charge.at,
+                asset_id=charge.asset_id,
+                key_id=charge.key_id,
+            )
+        )
+
+    def credit_entries(self, owner: str | None, *, after: UUID | None, limit: int) -> tuple[CreditEntry, ...]:
+        """At most `limit` lines of an owner's ledger, or (None) of everybody's, newest first; those older than the one
+        of id `after`."""
+        query = select(credit_entries)
+        if owner is not None:
+            query = query.where(credit_entries.c.owner == owner)
+        if after is not None:
+            query = query.where(credit_entries.c.id < after)
+        return tuple(map(_entry, self._connection.execute(query.order_by(credit_entries.c.id.desc()).limit(limit))))
+
+    def daily_usage(self, owner: str, since: date) -> tuple[DailyUsage, ...]:
+        """What was delivered to an owner on each day from `since` on, by key; newest first."""
+        query = (
+            select(credit_usage)
+            .where(credit_usage.c.owner == owner, credit_usage.c.day >= since)
+            .order_by(credit_usage.c.day.desc(), credit_usage.c.key_id.desc())
+        )
+        return tuple(_daily_usage(row) for row in self._connection.execute(query))
+
+    def accounts_that_differ(self) -> tuple[tuple[CreditAccount, CreditAccount], ...]:
+        """Accounts that are not what the ledger and the assets come to, and what those do come to; by owner.
+
+        Reads all of the ledger.
+        """
+        self._write_credits()
+        charged = case((credit_entries.c.kind == CreditKind.CHARGE, -credit_entries.c.amount), else_=0)
+        written = (
+            select(credit_entries.c.owner, func.sum(credit_entries.c.amount), func.sum(charged))
+            .group_by(credit_entries.c.owner)
+            .order_by(credit_entries.c.owner)
+        )
+        held = (
+            select(assets.c.owner, func.sum(assets.c.credits_reserved))
+            .where(_UNSETTLED, assets.c.credits_reserved.is_not(None))
+            .group_by(assets.c.owner)
+        )
+        sums = {owner: (int(balance), int(spent)) for owner, balance, spent in self._connection.execute(written)}
+        reserved = {owner: int(amount) for owner, amount in self._connection.execute(held)}
+        rows = self._connection.execute(select(credit_accounts))
+        accounts = {row.owner: CreditAccount(**row._mapping) for row in rows}  # noqa: SLF001
+        differ = []
+        for owner in sorted(accounts.keys() | sums.keys() | reserved.keys()):
+            balance, spent = sums.get(owner, (0, 0))
+            right = CreditAccount(owner=owner, balance=balance, reserved=reserved.get(owner, 0), spent=spent)
+            there = accounts.get(owner, CreditAccount(owner=owner))
+            if there != right:
+                differ.append((there, right))
+        return tuple(differ)
+
+    def _account(self, owner: str) -> _Movement:
+        return self._accounts.setdefault(owner, _Movement())
+
+    def _reserve(self, record: AssetRecord) -> None:
+        if record.credits_reserved:
+            self._account(record.owner).reserved += record.credits_reserved
+
+    def _release(self, record: AssetRecord) -> None:
+        if record.credits_reserved:
+            self._account(record.owner).reserved -= record.credits_reserved
+
+    def _write_credits(self) -> None:
+        accounts, entries, used = sorted(self._accounts.items()), self._entries, self._used
+        self._accounts, self._entries, self._used = {}, [], []
+        for owner, more in accounts:
+            change = {"more_balance": more.balance, "more_reserved": more.reserved, "more_spent": more.spent}
+            if self._connection.execute(_MOVE_CREDITS, {"of": owner} | change).rowcount != 1:
+                raise InsufficientCredits(more.reserved - more.balance, self.account(owner).available)
+        if entries:
+            self._connection.execute(insert(credit_entries), [_to_entry_row(entry) for entry in entries])
+        if used:
+            self._connection.execute(_ADD_TO_USAGE, _to_usage_rows(used))
+
     # ── Requests under an Idempotency-Key ───────────────────────────────────────────────────────────────────────────
 
     def find_key(self, owner: str, key: str) -> KeyRecord | None:
@@ -713,10 +905,13 @@ class Repository:
         return tuple(_from_row(row) for row in self._connection.execute(query.order_by(assets.c.id).limit(limit)))
 
     def take_over(self, record: AssetRecord, claim: str) -> AssetRecord | None:
-        """Put an abandoned row under `claim`; a pending one turns `deleting`. None: another was faster."""
+        """Put an abandoned row under `claim`; a pending one turns `deleting`. Whatever it was to cost is free again:
+        who began it cannot finish it any more, and who took it over will not. None: another was faster."""
         state = AssetState.DELETING if record.state is AssetState.PENDING else record.state
-        taken = self._update(record.id, record.state, record.lease, state=state, lease=claim)
-        return replace(record, state=state, lease=claim) if taken else None
+        if not self._update(record.id, record.state, record.lease, state=state, lease=claim, credits_reserved=None):
+            return None
+        self._release(record)
+        return replace(record, state=state, lease=claim, credits_reserved=None)
 
 
 def _between(
@@ -762,6 +957,33 @@ def _older(storage: str, before: UUID | None) -> tuple[ColumnElement[bool], ...]
 
 def _key_of(record: KeyRecord) -> ColumnElement[bool]:
     return and_(idempotency_keys.c.owner == record.owner, idempotency_keys.c.key == record.key)
+
+
+def _to_entry_row(entry: CreditEntry) -> dict[str, Any]:
+    return {column.name: getattr(entry, column.name) for column in fields(entry)}
+
+
+def _entry(row: Row[Any]) -> CreditEntry:
+    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
+    return CreditEntry(**{**values, "kind": CreditKind(values["kind"])})
+
+
+def _to_usage_rows(charges: Sequence[Charge]) -> list[dict[str, Any]]:
+    """What charges come to, by owner, day and key; in one order, as accounts are."""
+    sums: dict[tuple[str, date, str], Counter[str]] = {}
+    for charge in charges:
+        key = (charge.owner, charge.at.astimezone(UTC).date(), str(charge.key_id or ""))
+        sums.setdefault(key, Counter()).update({name: getattr(charge, name) for name in _USED})
+    return [
+        {"owner": owner, "day": day, "key_id": key_id, **{name: found[name] for name in _USED}}
+        for (owner, day, key_id), found in sorted(sums.items())
+    ]
+
+
+def _daily_usage(row: Row[Any]) -> DailyUsage:
+    return DailyUsage(
+        day=row.day, key_id=UUID(row.key_id) if row.key_id else None, **{name: getattr(row, name) for name in _USED}
+    )
 
 
 def _to_key_row(record: KeyRecord) -> dict[str, Any]:

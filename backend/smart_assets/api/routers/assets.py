@@ -196,7 +196,7 @@ async def delete_assets(wanted: DeletionRequest, caller: DeleterDep, runtime: Ru
     summary="Add sizes",
     response_model=Asset,
     responses=problems(
-        *(400, 401, 403, 404, 409, 410, 415, 422, 500, 502, 503, 507),
+        *(400, 401, 402, 403, 404, 409, 410, 415, 422, 500, 502, 503, 507),
         *IDEMPOTENCY,
         *DECODING,
         *("storage_not_configured", "unsupported"),
@@ -226,7 +226,11 @@ async def add_variants(
                 return _grown(show, known, REPLAYED)
         try:
             grown = await runtime.variants.add(
-                wanted, caller.sees, options, also=attempt.remember if attempt is not None else None
+                wanted,
+                caller.sees,
+                options,
+                key_id=caller.key_id,
+                also=attempt.remember if attempt is not None else None,
             )
         except SmartAssetsError as error:
             if attempt is not None:

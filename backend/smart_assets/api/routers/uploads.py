@@ -11,7 +11,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 
 from smart_assets.access.api_keys import Caller
 from smart_assets.access.ratelimit import Meter
-from smart_assets.api.body import BodyLimits, IncomingBody, IncomingFile, read_body
+from smart_assets.api.body import BodyLimits, IncomingBody, IncomingFile, least_size, read_body
 from smart_assets.api.deps import PresenterDep, RuntimeDep, UploaderDep
 from smart_assets.api.direct_route import DirectRoute
 from smart_assets.api.documents import problems, upload_body
@@ -44,7 +44,7 @@ DECODING = ("unsupported_image", "corrupt_image", "too_many_pixels")
 """Codes of routes that take an Idempotency-Key, and of those that decode images."""
 
 _UPLOAD_PROBLEMS = problems(
-    *(400, 401, 403, 408, 410, 413, 415, 422, 500, 502, 503, 507),
+    *(400, 401, 402, 403, 408, 410, 413, 415, 422, 500, 502, 503, 507),
     *IDEMPOTENCY,
     *DECODING,
     *("digest_mismatch", "storage_not_configured", "unsupported"),
@@ -145,6 +145,8 @@ async def _take(
         if key is not None:
             asked = fingerprint(request.method, request.url.path, asdict(options), query.filename)
             attempt = await stack.enter_async_context(runtime.idempotency.attempt(caller.owner, key, asked))
+        if attempt is None or attempt.is_first:
+            await _check_credits(request, caller, options, runtime)
         body = await stack.enter_async_context(read_body(request, limits, batch=batch, all_or_nothing=options.atomic))
         files = body.files
         filenames = [file.filename for file in files]
@@ -160,7 +162,13 @@ async def _take(
             ]
             uploads = [Upload(file.spool, name, file.refused) for file, name in zip(files, filenames, strict=True)]
             outcomes = await runtime.uploads.upload(
-                uploads, options, owner=caller.owner, metadata=metadata, also=_remember(attempt, batch=batch)
+                uploads,
+                options,
+                owner=caller.owner,
+                metadata=metadata,
+                key_id=caller.key_id,
+                is_charged=attempt is None or attempt.is_first,
+                also=_remember(attempt, batch=batch),
             )
         except SmartAssetsError as error:
             if attempt is not None and attempt.is_first:
@@ -169,6 +177,13 @@ async def _take(
         if attempt is not None and not batch and isinstance(outcomes[0], Failure):
             await attempt.remember_refusal(outcomes[0].error)
     return _Taken(filenames, outcomes, {} if attempt is None or attempt.is_first else REPLAYED)
+
+
+async def _check_credits(request: Request, caller: Caller, options: UploadOptions, runtime: Runtime) -> None:
+    """InsufficientCredits, before anything of the body is read, where the least it can cost cannot be paid."""
+    size = 1 if options.strip_metadata else min(least_size(request), runtime.settings.max_upload_bytes)
+    price = runtime.credits.price(originals=1, size_bytes=size, sizes=len(options.sizes))
+    await runtime.credits.check(caller.owner, price)
 
 
 async def _import(file: IncomingFile, runtime: Runtime, meter: Meter | None) -> str | None:
