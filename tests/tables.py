@@ -6,10 +6,12 @@ A catalogue is in its data directory, unless a file beside that, `catalogue.url`
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
+from uuid import UUID
 
 _ELSEWHERE = "catalogue.url"
 
@@ -26,6 +28,35 @@ class Tables(Protocol):
     def damage(self) -> str | None:
         """What the database itself says is wrong with it."""
         ...
+
+
+def wrong_credits(tables: Tables) -> Iterator[str]:
+    """What the accounts, the ledger and the assets, of which nobody is at work on any, say against each other."""
+    balance: Counter[str] = Counter()
+    spent: Counter[str] = Counter()
+    charged: Counter[UUID] = Counter()
+    for entry in tables.select("SELECT owner, kind, amount, asset_id FROM credit_entries"):
+        balance[entry["owner"]] += entry["amount"]
+        if entry["kind"] == "charge":
+            spent[entry["owner"]] -= entry["amount"]
+            if entry["asset_id"]:
+                charged[UUID(entry["asset_id"])] -= entry["amount"]
+    used: Counter[str] = Counter()
+    for day in tables.select("SELECT owner, credits FROM credit_usage"):
+        used[day["owner"]] += day["credits"]
+    if +used != +spent:
+        yield f"the days come to {dict(used)}, the charges to {dict(spent)}"
+    accounts = {row["owner"]: row for row in tables.select("SELECT * FROM credit_accounts")}
+    for owner in accounts.keys() | balance.keys():
+        there = accounts.get(owner, {"balance": 0, "reserved": 0, "spent": 0})
+        found = (there["balance"], there["reserved"], there["spent"])
+        if found != (balance[owner], 0, spent[owner]):
+            yield f"{owner} has {found} credits, and should have {(balance[owner], 0, spent[owner])}"
+    for row in tables.select("SELECT id, credits_used, credits_reserved FROM assets"):
+        if row["credits_reserved"] is not None:
+            yield f"{UUID(row['id'])} holds {row['credits_reserved']} credits"
+        if charged[UUID(row["id"])] != (row["credits_used"] or 0):
+            yield f"{UUID(row['id'])} cost {row['credits_used']}, and {charged[UUID(row['id'])]} were charged for it"
 
 
 def keep_elsewhere(data: Path, url: str) -> None:

@@ -17,9 +17,10 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from smart_assets.settings import CreditSettings
 from tests.conftest import StartService
 from tests.torture.audit import audit, is_settled
-from tests.torture.callers import SIZES, photo
+from tests.torture.callers import CREDITS, SIZES, photo
 from tests.torture.harness import Grounds, Tally
 from tests.torture.ledger import Answer, Fate, Ledger, Upload
 from tests.torture.places import Folder
@@ -130,7 +131,10 @@ class Library:
 @pytest.fixture
 async def library(start_service: StartService) -> AsyncIterator[Library]:
     # Nobody repairs meanwhile what a test breaks.
-    async with start_service(lease_seconds=3600) as service:
+    prices = CreditSettings(per_original=5, per_size=1)
+    async with start_service(lease_seconds=3600, credits=prices) as service:
+        body = {"owner": "default", "amount": CREDITS}
+        assert (await service.client.post("/api/v1/credits", json=body)).status_code == 201
         files = [("files", (f"{number}.jpg", photo(number))) for number in (1, 2)]
         query = {"sizes": ",".join(SIZES), "visibility": "private", "tags": "request-1"}
         answer = await service.client.post("/api/v1/assets/batch", params=query, files=files)
@@ -187,6 +191,16 @@ def send_one_more(library: Library) -> None:
         ("torn: request-1 failed", lambda library: setattr(library.upload, "answer", Answer.REFUSED)),
         ("torn: request-1 sent 3 files, and 2", send_one_more),
         ("torn: request-1 was carried out more", lambda library: library.upload.assets.pop()),
+        ("torn: {id} cost 7", lambda library: library.change("UPDATE assets SET credits_used = 7")),
+        ("torn: {id} holds 3", lambda library: library.change("UPDATE assets SET credits_reserved = 3")),
+        ("torn: default has (999999984, 1", lambda library: library.change("UPDATE credit_accounts SET reserved = 1")),
+        (
+            "torn: default has (999999983",
+            lambda library: library.change("UPDATE credit_accounts SET balance = balance - 1"),
+        ),
+        ("torn: the days", lambda library: library.change("UPDATE credit_usage SET credits = 1")),
+        ("torn: 7 credits were", lambda library: library.change("UPDATE credit_entries SET amount = 7")),
+        ("torn: charged for", lambda library: library.change("DELETE FROM assets") or library.ledger.uploads.clear()),
         ("torn: the totals are", lambda library: library.change("UPDATE storage_totals SET bytes = 1")),
         ("leaked: rows of request-1", lambda library: library.ledger.uploads.clear()),
         ("leaked: row {id} is pending", lambda library: library.change("UPDATE assets SET state = 'pending'")),

@@ -26,7 +26,7 @@ from uuid import UUID, uuid4
 import httpx
 
 from smart_assets.settings import PREFIX
-from tests.tables import keep_elsewhere, tables_of
+from tests.tables import keep_elsewhere, tables_of, wrong_credits
 
 COMMAND: Final = (str(Path(sys.executable).with_name("smart-assets")),)
 
@@ -306,9 +306,10 @@ def _objects_of(row: Mapping[str, Any]) -> dict[str, tuple[int, str | None]]:
 
 
 def _wrong_in_catalogue(data: Path, found: Sequence[Mapping[str, Any]], *, stopped: bool) -> list[str]:
-    wrong = []
+    wrong: list[str] = []
     with tables_of(data) as tables:
         damage = tables.damage()
+        wrong += [f"credits: {what}" for what in wrong_credits(tables)]
         held = tables.select("SELECT * FROM storage_totals")
         claimed = len(tables.select("SELECT key FROM idempotency_keys WHERE claim IS NOT NULL"))
         leases = len(tables.select("SELECT id FROM leases"))

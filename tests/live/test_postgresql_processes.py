@@ -16,6 +16,7 @@ import pytest
 
 from tests import images
 from tests.conftest import problem_of
+from tests.faults import test_credits
 from tests.faults.process import ServiceProcess, audit, rows, states, until
 from tests.live.postgres import OwnServer, PostgresServer, postgres_server
 from tests.tables import tables_of
@@ -164,6 +165,18 @@ def test_under_load_at_both_no_update_is_lost(pair: Pair) -> None:
     assert audit(pair[0].data, stopped=True) == []
     for service in pair:
         assert "a transaction is run again" not in service.text, "nobody waits for each other"
+
+
+def test_two_machines_spend_what_there_is_and_no_more_though_one_is_killed(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    url = postgres.new_database(empty=True)
+    environment = {**settings(url), **test_credits.SETTINGS}
+    with ServiceProcess(tmp_path, **environment) as doomed, ServiceProcess(tmp_path, **environment) as other:
+        test_credits.spend_and_be_killed(doomed, other)
+        assert other.stop() == 0
+        assert "a transaction is run again" not in other.text, "nobody waits for each other"
+    postgres.drop(url)
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from smart_assets.errors import CatalogueUnavailable
 from smart_assets.maintenance.audit import Audit, Finding, Report
 from smart_assets.maintenance.marker import Marker, _mark_again
 from smart_assets.maintenance.report import print_tables
+from smart_assets.settings import CreditSettings
 from smart_assets.storage.errors import StorageError
 from smart_assets.storage.keys import AssetKey, Visibility, parse_asset_key
 from tests import images
@@ -567,6 +568,28 @@ async def test_the_command_tells_people_and_machines_and_exits_with_1_where_some
     assert run(tmp_path, "reconcile").returncode == 0
 
 
+async def test_the_command_finds_an_account_that_is_not_the_sum_of_its_ledger(
+    start_service: StartService, tmp_path: Path
+) -> None:
+    async with start_service(credits=CreditSettings(per_original=1)) as service:
+        body = {"owner": "default", "amount": 5}
+        assert (await service.client.post("/api/v1/credits", json=body)).status_code == 201
+        await service.uploaded(HOLIDAY)
+        assert run(tmp_path, "reconcile").returncode == 0
+        await service.runtime.database.write(
+            lambda catalogue: catalogue._connection.exec_driver_sql("UPDATE credit_accounts SET balance = 7")
+        )
+    ran = run(tmp_path, "reconcile")
+    assert ran.returncode == 1, ran.stderr
+    said = "credits of default: balance 7, reserved 0, spent 1; by the ledger and the assets balance 4, reserved 0"
+    assert said in ran.stdout
+    report = json.loads(run(tmp_path, "reconcile", "--json").stdout)
+    assert report["right"] is False
+    assert report["storages"][0]["right"] is True
+    (wrong,) = report["wrong_accounts"]
+    assert (wrong["balance"], wrong["should_be"]["balance"]) == (7, 4)
+
+
 def could_not_look(ran: subprocess.CompletedProcess[str], *words: str) -> None:
     assert ran.returncode == 2
     assert ran.stderr.startswith("smart-assets: ")
@@ -687,7 +710,7 @@ async def test_rows_of_a_storage_that_is_not_configured_are_told_and_not_waited_
 def test_figures_are_never_cut() -> None:
     out = io.StringIO()
     findings = [Finding("orphan", "k")] * 1500
-    print_tables([Report("cloudinary", objects=2_400_000, bytes=1_234_567_890_123, findings=findings)], out)
+    print_tables([Report("cloudinary", objects=2_400_000, bytes=1_234_567_890_123, findings=findings)], [], out)
     for figure in ("2,400,000", "1,234,567,890,123", "1,500"):
         assert figure in out.getvalue()
 

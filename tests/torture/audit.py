@@ -20,10 +20,11 @@ from uuid import UUID
 
 from PIL import Image, ImageChops, ImageStat
 
-from tests.tables import Row, tables_of
+from tests.tables import Row, tables_of, wrong_credits
+from tests.torture.callers import CREDITS
 from tests.torture.ledger import Answer, Asset, Fate, Found, Ledger, Upload
 from tests.torture.places import Place, files_below
-from tests.torture.steps import CELLAR
+from tests.torture.steps import CELLAR, PRICES
 
 _KNOWN_FILES = {
     "catalogue.sqlite3",
@@ -71,6 +72,13 @@ class _Row:
     sha256: str
     variants: list[Any]
     tags: list[str]
+    credits_used: int | None
+
+    @property
+    def price(self) -> int:
+        """What it has to have cost."""
+        of_original, of_size = (int(price) for price in PRICES.values())
+        return of_original + of_size * len(self.variants)
 
     def key(self, name: str, image_format: str) -> str:
         """Where an object of the asset has to lie."""
@@ -88,6 +96,10 @@ class _Catalogue:
     """Claim and outcome of each Idempotency-Key."""
     leases: int
     totals: dict[str, tuple[int, int]]
+    paid: dict[str, int]
+    """What was charged for each asset, those that are gone too."""
+    granted: int
+    wrong_credits: list[str]
 
 
 def is_settled(data_dir: Path, services: int) -> bool:
@@ -118,6 +130,7 @@ def audit(data_dir: Path, places: Sequence[Place], ledger: Ledger, services: int
         strays = sorted(objects[place.storage].keys() - expected[place.storage])
         result.leaked += [f"object {key} of {place.storage} is of no row there" for key in strays]
     result.torn += _totals(catalogue)
+    result.torn += _credits(catalogue, ledger)
     result.leaked += _indexed_tags(catalogue)
     result.leaked += [f"rows of {tag}, which nobody asked for" for tag in result.found.keys() - ledger.uploads.keys()]
     for upload in ledger.uploads.values():
@@ -138,8 +151,13 @@ def _read(data_dir: Path) -> _Catalogue:
         }
         leases = len(tables.select("SELECT id FROM leases"))
         held = tables.select("SELECT * FROM storage_totals")
+        paid: dict[str, int] = defaultdict(int)
+        for charge in tables.select("SELECT asset_id, amount FROM credit_entries WHERE kind = 'charge'"):
+            paid[_uuid(charge["asset_id"])] -= charge["amount"]
+        granted = sum(row["amount"] for row in tables.select("SELECT amount FROM credit_entries WHERE kind = 'grant'"))
+        wrong = list(wrong_credits(tables))
     totals = {row["storage"]: (row["assets"], row["bytes"]) for row in held}
-    return _Catalogue(rows, tags, keys, leases, totals)
+    return _Catalogue(rows, tags, keys, leases, totals, paid, granted, wrong)
 
 
 def _row(row: Row) -> _Row:
@@ -156,6 +174,7 @@ def _row(row: Row) -> _Row:
         sha256=row["sha256"],
         variants=json.loads(row["variants"]),
         tags=json.loads(row["tags"]),
+        credits_used=row["credits_used"],
     )
 
 
@@ -183,6 +202,17 @@ def _totals(catalogue: _Catalogue) -> Iterator[str]:
     kept = {name: totals for name, totals in catalogue.totals.items() if totals != (0, 0)}
     if kept != counted:
         yield f"the totals are {kept}, the rows come to {counted}"
+
+
+def _credits(catalogue: _Catalogue, ledger: Ledger) -> Iterator[str]:
+    yield from catalogue.wrong_credits
+    if catalogue.granted not in {0, CREDITS}:
+        yield f"{catalogue.granted} credits were granted"
+    for row in catalogue.rows:
+        if row.credits_used != row.price:
+            yield f"{row.id} cost {row.credits_used}, and should have cost {row.price}"
+    known = ledger.ever() | {row.id for row in catalogue.rows}
+    yield from (f"charged for {asset_id}, which never was" for asset_id in catalogue.paid.keys() - known)
 
 
 def _indexed_tags(catalogue: _Catalogue) -> Iterator[str]:

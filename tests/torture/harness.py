@@ -23,7 +23,7 @@ from tests.torture.ledger import Answer, Asset, Fate, Found, Ledger, Upload
 from tests.torture.places import Folder, Place, files_below
 from tests.torture.process import START_SECONDS, Service, Starter, starter
 from tests.torture.scenes import REQUESTS, Stage
-from tests.torture.steps import CELLAR, NAMED, Remains, Scene, Step
+from tests.torture.steps import CELLAR, NAMED, PRICES, Remains, Scene, Step
 
 SETTLING_SECONDS = 30
 DYING_SECONDS = 20
@@ -108,7 +108,7 @@ class Yard:
     def _start(self, step: Step | None = None, *, armed: bool = False) -> Service:
         self._elsewhere.mkdir(exist_ok=True)
         own = {"ASSETS_DATA_DIR": str(self._data_dir), "TMPDIR": str(self._elsewhere)}
-        settings = {**own, **_SETTINGS, **self._database, **self._place.settings}
+        settings = {**own, **_SETTINGS, **PRICES, **self._database, **self._place.settings}
         service = self._starter.start(self._folder / f"service-{len(self._services)}", settings, step, armed=armed)
         self._services.append(service)
         return service
@@ -120,6 +120,7 @@ class Yard:
         service = self._start(step)
         if not await service.ready():
             raise RuntimeError(f"the service did not start:\n{service.output}")
+        await self._callers.top_up(service.url)
         await self._settle()
         return service
 

@@ -89,6 +89,11 @@ class Ledger:
     def __init__(self) -> None:
         """Nobody has asked for anything."""
         self.uploads: dict[str, Upload] = {}
+        self._forgotten: set[str] = set()
+
+    def ever(self) -> set[str]:
+        """The ids of all assets there ever were, as far as callers know."""
+        return self._forgotten | {asset.id for asset in self.assets()}
 
     def assets(self) -> Iterator[Asset]:
         """Those callers know of, gone ones too."""
@@ -124,6 +129,7 @@ class Ledger:
                     asset.visibilities = {there[asset.id].visibility}
                     asset.added = {there[asset.id].sizes[len(asset.sizes) :]}
                     asset.storages = {there[asset.id].storage}
+        self._forgotten = self.ever()
         self.uploads = {
             tag: upload
             for tag, upload in self.uploads.items()

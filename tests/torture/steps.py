@@ -98,6 +98,9 @@ class Step:
 CELLAR = "cellar"
 """A second storage, on the same disk, that every service has: where assets are moved to."""
 
+PRICES = {"ASSETS_CREDITS__PER_ORIGINAL": "5", "ASSETS_CREDITS__PER_SIZE": "1"}
+"""Of every service: what an asset cost tells what was made of it."""
+
 A_SIZE = "120"
 """A size that every scene with sizes asks for."""
 
@@ -147,6 +150,7 @@ def _upload() -> Iterator[Step]:
     yield Step("upload: one size stored", sized, _after(f"{_STORAGE}.upload", f".{A_SIZE}."), NOTHING)
     yield Step("upload: before closing", sized, _before(f"{_REPOSITORY}.mark_ready"), NOTHING)
     yield Step("upload: closed, in its transaction", sized, _written("mark_ready"), NOTHING)
+    yield Step("upload: charged, in its transaction", sized, _written("charge"), NOTHING)
     yield Step("upload: closed, not answered", sized, _committed("mark_ready"), WHOLE)
     yield Step("upload: temporary file removed", large, _after(f"{_SPOOL}.discard"), WHOLE)
     yield Step("upload: answered", small, _after("starlette.responses:Response.__call__"), WHOLE)
@@ -188,6 +192,7 @@ def _growth() -> Iterator[Step]:
     yield Step("later sizes: one stored", scene, stored, AS_BEFORE)
     yield Step("later sizes: all stored", scene, _before(f"{_REPOSITORY}.finish_growing"), AS_BEFORE)
     yield Step("later sizes: closed, in its transaction", scene, _written("finish_growing"), AS_BEFORE)
+    yield Step("later sizes: charged, in its transaction", scene, _written("charge"), AS_BEFORE)
     yield Step("later sizes: closed, not answered", scene, _committed("finish_growing"), GROWN)
 
 

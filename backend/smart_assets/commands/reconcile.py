@@ -14,7 +14,7 @@ from smart_assets.commands.progress import on_stderr
 from smart_assets.errors import ConfigurationError
 from smart_assets.maintenance.audit import Audit, Report
 from smart_assets.maintenance.marker import NOT_OURS, Marker
-from smart_assets.maintenance.report import as_json, print_tables
+from smart_assets.maintenance.report import Difference, as_json, print_tables
 from smart_assets.observability import configure_logging
 from smart_assets.runtime import Sight, looking, running
 from smart_assets.settings import Settings
@@ -46,16 +46,16 @@ def tidy_up(settings: Settings, wishes: Wishes, *, json: bool) -> bool:
     configure_logging("critical", settings.log_format)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with on_stderr(*columns) as progress:
-        reports = asyncio.run(_tidy_up(settings, wishes, progress))
+        reports, differences = asyncio.run(_tidy_up(settings, wishes, progress))
     if json:
-        typer.echo(as_json(reports))
+        typer.echo(as_json(reports, differences))
     else:
-        print_tables(reports, sys.stdout)
+        print_tables(reports, differences, sys.stdout)
     sys.stdout.flush()
-    return all(report.is_right for report in reports)
+    return all(report.is_right for report in reports) and not differences
 
 
-async def _tidy_up(settings: Settings, wishes: Wishes, progress: Progress) -> list[Report]:
+async def _tidy_up(settings: Settings, wishes: Wishes, progress: Progress) -> tuple[list[Report], Sequence[Difference]]:
     async with looking(settings, read_only=wishes.dry_run) as sight:
         backends, unreachable = await _chosen(sight, wishes)
         if wishes.claim and not wishes.dry_run:
@@ -65,7 +65,8 @@ async def _tidy_up(settings: Settings, wishes: Wishes, progress: Progress) -> li
         reports = [await _audit(sight, backend, wishes, progress) for backend in backends]
         for report in reports:
             report.left = left if report.unsettled else None
-        return reports + unreachable
+        differences = await sight.database.read(lambda catalogue: catalogue.accounts_that_differ())
+        return reports + unreachable, differences
 
 
 async def _chosen(sight: Sight, wishes: Wishes) -> tuple[list[StorageBackend], list[Report]]:

@@ -11,6 +11,7 @@ from typing import Final, TextIO
 from rich.console import Console
 from rich.table import Table
 
+from smart_assets.catalogue.models import CreditAccount
 from smart_assets.maintenance.audit import Report
 from smart_assets.maintenance.marker import NOT_OURS
 from smart_assets.maintenance.retention import Report as Removals
@@ -34,13 +35,19 @@ _WIDTH: Final = 10_000
 """Of a line: a terminal breaks one that is too long for it, where a table would rather cut its figures."""
 
 
-def as_json(reports: Sequence[Report]) -> str:
-    """An object with `right` and, of each storage, all that was found."""
+Difference = tuple[CreditAccount, CreditAccount]
+"""An account as it is, and as its ledger and assets say it should be."""
+
+
+def as_json(reports: Sequence[Report], differences: Sequence[Difference]) -> str:
+    """An object with `right`, all that was found of each storage, and accounts that are wrong."""
     storages = [{**asdict(report), "right": report.is_right} for report in reports]
-    return json.dumps({"right": all(report.is_right for report in reports), "storages": storages}, indent=2)
+    accounts = [{**asdict(there), "should_be": asdict(right)} for there, right in differences]
+    is_right = all(report.is_right for report in reports) and not differences
+    return json.dumps({"right": is_right, "storages": storages, "wrong_accounts": accounts}, indent=2)
 
 
-def print_tables(reports: Sequence[Report], file: TextIO) -> None:
+def print_tables(reports: Sequence[Report], differences: Sequence[Difference], file: TextIO) -> None:
     """The figures of each storage, then what is wrong: the first of each."""
     console = Console(file=file, width=_WIDTH)
     table = Table(box=None, pad_edge=False, collapse_padding=True)
@@ -65,6 +72,15 @@ def print_tables(reports: Sequence[Report], file: TextIO) -> None:
     for report in reports:
         for line in _lines(report):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for there, right in differences[:SHOWN]:
+        line = f"credits of {there.owner}: {_figures(there)}; by the ledger and the assets {_figures(right)}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if len(differences) > SHOWN:
+        console.print(f"… and {len(differences) - SHOWN} more accounts: --json lists all of them", highlight=False)
+
+
+def _figures(account: CreditAccount) -> str:
+    return f"balance {account.balance}, reserved {account.reserved}, spent {account.spent}"
 
 
 def _lines(report: Report) -> list[str]:
