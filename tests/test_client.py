@@ -272,6 +272,38 @@ async def test_an_upload_whose_answer_was_lost_is_stored_once(real: Real) -> Non
     assert await real.stored() == ["once.jpg"]
 
 
+async def test_a_grant_whose_answer_was_lost_counts_once(real: Real) -> None:
+    real.wire.cut(down=0, once=True)
+    entry = await calling(real, lambda assets: assets.grant_credits("shop", 100, note="invoice"))
+    assert (entry.owner, entry.amount, entry.kind, entry.note) == ("shop", 100, "grant", "invoice")
+
+    def act(assets: Client) -> None:
+        for amount in (5, 6, 7):
+            assets.grant_credits("shop", amount)
+        assets.grant_credits("another", 1)
+        amounts = [entry.amount for entry in assets.ledger(owner="shop", page_size=2)]
+        assert amounts == [7, 6, 5, 100]
+        assert [entry.amount for entry in assets.ledger(limit=3, page_size=2)] == [1, 7, 6]
+        assert list(assets.ledger(limit=0)) == []
+
+    await calling(real, act)
+
+
+async def test_a_key_whose_answer_was_lost_is_not_made_a_second_time(real: Real) -> None:
+    real.wire.cut(down=0, once=True)
+    with pytest.raises(AssetsError) as lost:
+        await calling(real, lambda assets: assets.make_key("website", ["assets:read"]))
+    assert lost.value.status is None
+
+    def act(assets: Client) -> None:
+        (key,) = assets.api_keys()
+        assert (key.name, key.scopes, key.key) == ("website", ("assets:read",), None)
+        assets.revoke_key(key.id)
+        assert assets.api_keys() == ()
+
+    await calling(real, act)
+
+
 async def test_an_upload_cut_in_the_middle_begins_again(real: Real, tmp_path: Path) -> None:
     big = tmp_path / "big.jpg"
     big.write_bytes(HOLIDAY + bytes(3_000_000))

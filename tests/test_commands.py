@@ -403,6 +403,70 @@ def test_a_new_key_opens(here: Shell) -> None:
     assert here.lines("ls", ASSETS_API_KEYS=f"{first},{second}", ASSETS_KEY=second) == []
 
 
+def test_a_key_in_the_catalogue_opens_until_it_is_revoked(shell: Shell) -> None:
+    settings = {"ASSETS_API_KEYS": KEY}  # of the service in this process; the other has it
+    scopes = ("--scope", "assets:read", "--scope", "assets:write")
+    answer = shell(
+        "keys", "create", "website", "--owner", "shop", *scopes, "--expires-at", "2099-01-31T12:00Z", **settings
+    )
+    secret = answer.stdout.strip()
+    assert (answer.code, secret[:3]) == (0, "sa_")
+    given = settings | {"ASSETS_KEY": secret}
+    assert shell.lines("ls", **given) == []
+    assert shell("keys", "list", **given).code == 2, "it is no admin's"
+    (line,) = [line for line in shell.lines("keys", "list", **settings) if "website" in line]
+    key_id = line.split()[0]
+    assert key_id in answer.stderr
+    assert secret not in line
+    assert line.split()[1:3] == ["shop", "assets:read,assets:write"]
+    assert "2099-01-31 12:00" in line
+    (listed,) = [
+        found for found in assets_of(shell.lines("keys", "list", "--json", **settings)) if found["id"] == key_id
+    ]
+    assert listed["name"] == "website"
+    assert shell.lines("keys", "revoke", key_id, **settings) == []
+    assert shell("ls", **given).code == 2
+    assert "key_not_found" in shell("keys", "revoke", key_id, **settings).stderr
+
+
+def test_a_key_that_makes_no_sense_is_not_made(here: Shell) -> None:
+    answer = here("keys", "create", "website", "--scope", "everything")
+    assert answer.code == 2
+    assert "invalid_parameter" in answer.stderr
+    assert here.lines("keys", "list") == []
+
+
+# ── Credits ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_credits_are_granted_once_and_shown(shell: Shell) -> None:
+    owner = f"shop-{os.urandom(4).hex()}"
+    for _ in range(2):
+        (line,) = shell.lines("credits", "grant", owner, "1000", "--once", f"invoice of {owner}", "--note", "invoice")
+        assert line.split()[2:] == ["+1000", owner, "grant", "invoice"]
+    (line,) = shell.lines("credits", "grant", owner, "-100")
+    assert "-100" in line
+    refused = shell("credits", "grant", owner, "-901")
+    assert (refused.code, "insufficient_credits" in refused.stderr) == (1, True)
+    amounts = [entry["amount"] for entry in assets_of(shell.lines("credits", "ledger", owner, "--json"))]
+    assert amounts == [-100, 1000]
+    assert len(shell.lines("credits", "ledger", owner, "--limit", "1")) == 1
+    assert shell.lines("credits", "show", owner) == [f"{owner}: nothing is metered"]
+
+
+def test_what_is_left_and_what_was_used_are_shown(here: Shell) -> None:
+    prices = {"ASSETS_CREDITS__PER_ORIGINAL": "2", "ASSETS_CREDITS__PER_SIZE": "1"}
+    refused = here("upload", "a.jpg", **prices)
+    assert (refused.code, "insufficient_credits" in refused.stderr) == (1, True)
+    here.lines("credits", "grant", "default", "10")
+    here.lines("upload", "a.jpg", "--sizes", "40", **prices)
+    shown = here.lines("credits", "show", "--days", "2", **prices)
+    assert [line.split() for line in shown[:3]] == [["balance", "7"], ["reserved", "0"], ["spent", "3"]]
+    assert shown[-1].split()[1:] == ["1", "1", str(len(HOLIDAY)), "3", "-"]
+    told = json.loads(here("credits", "show", "--days", "2", "--json", **prices).stdout)
+    assert (told["balance"], told["days"][0]["credits"]) == (7, 3)
+
+
 def test_each_setting_says_where_it_comes_from(here: Shell) -> None:
     (here.folder / ".env").write_text(
         "# where\n\nASSETS_PORT=8123\n\n# who\n\nexport ASSETS_S3__BUCKET='b'\n"

@@ -34,10 +34,10 @@ INTRODUCTION = """\
 `smart-assets` is installed by `make serve`, in `.venv/bin`. Written by `make docs`, from commands that were carried
 out: change the code, not this.
 
-`upload`, `ls`, `show`, `rm`, `url` and `stats` work against a running service where `--url` or `ASSETS_URL` names one
-(with `--key` or `ASSETS_KEY`), else in their own process, with the settings `serve` would have: on the same data
-directory they may run beside it, and what they store is there for it at once. URLs then begin with `ASSETS_PUBLIC_URL`,
-or with the address and port that are set.
+`upload`, `ls`, `show`, `rm`, `url`, `stats`, `keys` and `credits` work against a running service where `--url` or
+`ASSETS_URL` names one (with `--key` or `ASSETS_KEY`), else in their own process, with the settings `serve` would have:
+on the same data directory, or catalogue, they may run beside it, and what they store is there for it at once. URLs then
+begin with `ASSETS_PUBLIC_URL`, or with the address and port that are set.
 
 What was asked for goes to standard output, what is wrong to standard error. Nothing is coloured and no bar is drawn
 where no terminal is. Exit codes: 0, all is well; 1, some of it failed; 2, it was asked wrongly, or nobody could be
@@ -91,7 +91,16 @@ SCENES: dict[str, Sequence[Use]] = {
         ),
         Use("smart-assets config", {"ASSETS_PORT": "http"}),
     ),
-    "keys": (Use("smart-assets keys new"),),
+    "keys": (
+        Use("smart-assets keys new"),
+        Use("smart-assets keys create website --owner shop --scope assets:read --scope assets:write"),
+        Use("smart-assets keys list"),
+    ),
+    "credits": (
+        Use('smart-assets credits grant shop 1000 --once "invoice 2026-117" --note "invoice 2026-117"'),
+        Use("smart-assets credits show shop", {"ASSETS_CREDITS__PER_ORIGINAL": "1"}),
+        Use("smart-assets credits ledger shop"),
+    ),
     "reconcile": (Use("smart-assets reconcile --storage local"),),
     "openapi": (Use("smart-assets openapi openapi"),),
 }
@@ -109,9 +118,10 @@ def written() -> str:
         for name, command in commands.items():
             if command.hidden:
                 continue
-            help_of = [name, *(["new"] if name == "keys" else [])]
             pieces.append(f"## {name}\n")
-            pieces.append(_block([(f"smart-assets {' '.join(help_of)} --help", session.run([*help_of, "--help"], {}))]))
+            for help_of in [[name, part] for part in getattr(command, "commands", ())] or [[name]]:
+                line = f"smart-assets {' '.join(help_of)} --help"
+                pieces.append(_block([(line, session.run([*help_of, "--help"], {}))]))
             if name in told:
                 pieces.append(_block(told[name]))
         return "\n".join(pieces)

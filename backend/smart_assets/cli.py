@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from smart_assets.commands.config import config
+from smart_assets.commands.credits import credits
 from smart_assets.commands.keys import keys
 from smart_assets.commands.library import ls, rm, show, signed
 from smart_assets.commands.stats import stats
@@ -76,6 +77,7 @@ app.command("url")(signed)
 app.command()(stats)
 app.command()(config)
 app.add_typer(keys, name="keys")
+app.add_typer(credits, name="credits")
 
 
 @app.command()
@@ -111,7 +113,7 @@ def reconcile(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Say it to machines.")] = False,
 ) -> None:
-    """Hold the storages against the catalogue, in both directions.
+    """Hold the storages against the catalogue, in both directions, and what owners have against the ledger.
 
     What a dead process left half done is finished first. Exit code 1 where something is wrong, 2 where it could not
     be looked at.

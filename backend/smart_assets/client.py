@@ -348,6 +348,57 @@ class Storage(_Answer):
 
 _Kind = TypeVar("_Kind", Asset, Batch)
 
+
+@dataclass(frozen=True, kw_only=True)
+class ApiKey(_Answer):
+    """A key of a caller. `key` is the secret, there when it was just made and never again."""
+
+    id: str
+    name: str
+    owner: str
+    scopes: tuple[str, ...] = field(default=(), metadata={"read": tuple})
+    created_at: datetime = field(metadata={"read": _moment})
+    expires_at: datetime | None = field(default=None, metadata={"read": _moment})
+    last_used_at: datetime | None = field(default=None, metadata={"read": _moment})
+    key: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage(_Answer):
+    """What an owner has; None where nothing is metered."""
+
+    owner: str
+    balance: int | None = None
+    reserved: int | None = None
+    spent: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DailyUsage(_Answer):
+    """What was delivered to an owner on a day (`2026-11-20`, UTC), asked for with one key."""
+
+    day: str
+    key_id: str | None = None
+    originals: int
+    sizes: int
+    size_bytes: int
+    credits: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreditEntry(_Answer):
+    """A line of an owner's ledger."""
+
+    id: str
+    owner: str
+    kind: str
+    amount: int
+    asset_id: str | None = None
+    key_id: str | None = None
+    note: str | None = None
+    created_at: datetime = field(metadata={"read": _moment})
+
+
 # ── What can be asked for ───────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -802,6 +853,62 @@ class Client:
         """Every storage an upload may name, whether it is configured, and what it can."""
         return self._call("GET", "/api/v1/storages", lambda data: _many(Storage.read)(data["storages"]))
 
+    # ── Keys and credits ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def make_key(
+        self, name: str, scopes: Iterable[str], *, owner: str | None = None, expires_at: datetime | str | None = None
+    ) -> ApiKey:
+        """A new key, and its secret, which nobody will tell again. Takes the scope `admin`, as all that is about keys.
+
+        It is sent once: of an attempt whose answer was lost, a key may be left that nobody has.
+        """
+        wanted = {"name": name, "scopes": list(scopes), "owner": owner, "expires_at": _json(expires_at)}
+        sent = {member: value for member, value in wanted.items() if value is not None}
+        return self._call("POST", "/api/v1/keys", ApiKey.read, json=sent, once=True)
+
+    def api_keys(self) -> tuple[ApiKey, ...]:
+        """Every key that was made and not revoked, the oldest first."""
+        return self._call("GET", "/api/v1/keys", lambda data: _many(ApiKey.read)(data["keys"]))
+
+    def revoke_key(self, key_id: str | UUID) -> None:
+        """Revoke a key, at once. AssetsError where there is none."""
+        self._call("DELETE", f"/api/v1/keys/{quote(str(key_id), '')}", lambda _: None, gone_is_done=True)
+
+    def usage(self, *, owner: str | None = None) -> Usage:
+        """What an owner has: the caller's own, unless another is named, which takes the scope `admin`."""
+        return self._call("GET", "/api/v1/usage", Usage.read, params=_parameters({"owner": owner}))
+
+    def daily_usage(self, *, days: int = 30, owner: str | None = None) -> tuple[DailyUsage, ...]:
+        """What was delivered on each of the last `days`, by key; the newest first."""
+        query = _parameters({"days": days, "owner": owner})
+        read = _many(DailyUsage.read)
+        return self._call("GET", "/api/v1/usage/daily", lambda data: read(data["days"]), params=query)
+
+    def grant_credits(
+        self, owner: str, amount: int, *, note: str | None = None, idempotency_key: str | None = None
+    ) -> CreditEntry:
+        """Give an owner credits, or (below 0) take some back. Takes the scope `admin`.
+
+        It counts once under its Idempotency-Key, a new one unless one is given: give one where you may call again.
+        """
+        sent = {"owner": owner, "amount": amount, "note": note}
+        headers = {"Idempotency-Key": idempotency_key or secrets.token_urlsafe(24)}
+        return self._call("POST", "/api/v1/credits", CreditEntry.read, json=sent, headers=headers)
+
+    def ledger(
+        self, *, owner: str | None = None, limit: int | None = None, page_size: int = 50
+    ) -> Iterator[CreditEntry]:
+        """Lines of the ledger, the newest first; the caller's own, or with the scope `admin` everybody's."""
+        left, cursor = limit, None
+        while left is None or left > 0:
+            asked = page_size if left is None else min(page_size, left)
+            query = _parameters({"owner": owner, "limit": asked, "cursor": cursor})
+            entries, cursor = self._call("GET", "/api/v1/credits", _ledger_page, params=query)
+            yield from entries
+            if cursor is None:
+                return
+            left = left - len(entries) if left is not None else None
+
     # ── Requests ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _call(self, method: str, path: str, read: Callable[[Any], T], **request: Any) -> T:
@@ -835,13 +942,14 @@ class Client:
         headers: Mapping[str, str] | None = None,
         body: _Body | None = None,
         gone_is_done: bool = False,
+        once: bool = False,
     ) -> T:
         """Send a request until it is answered, and `take` the answer. AssetsError where it is none, or not to be had.
 
         `take` may be called again where the connection broke while it read. With `gone_is_done`, 404 is what was asked
-        for where an attempt before may have done it.
+        for where an attempt before may have done it. `once`: it is not sent again.
         """
-        patience = _Patience(self._retries, self._timeout)
+        patience = _Patience(0 if once else self._retries, self._timeout)
         may_be_done = False
         while True:
             try:
@@ -877,6 +985,10 @@ class _Page:
 
 def _page(data: Any) -> _Page:
     return _Page(_many(Asset.read)(data["items"]), data["next_cursor"])
+
+
+def _ledger_page(data: Any) -> tuple[tuple[CreditEntry, ...], str | None]:
+    return _many(CreditEntry.read)(data["items"]), data["next_cursor"]
 
 
 def _deletions(data: Any) -> tuple[Deletion, ...]:
