@@ -61,6 +61,12 @@ ASSET = {"asset_id": "{asset}"}
 
 SCENES = (
     Scene(
+        "POST /api/v1/credits",
+        "A thousand for an owner",
+        201,
+        body={"owner": "default", "amount": 1000, "note": "invoice 2026-117"},
+    ),
+    Scene(
         "POST /api/v1/assets",
         "A private image and two sizes of it",
         201,
@@ -139,6 +145,9 @@ SCENES = (
         "One is there, one is not",
         body={"ids": ["{other}", "01a1f908-5529-7703-b9de-54135cfb2f53"]},
     ),
+    Scene("GET /api/v1/usage", "Some of it is spent"),
+    Scene("GET /api/v1/usage/daily", "One day", query={"days": "1"}),
+    Scene("GET /api/v1/credits", "The newest line", query={"limit": "1"}),
     Scene("GET /api/v1/stats", "A small library"),
     Scene("GET /api/v1/storages", "Without any settings"),
     Scene("POST /api/v1/maintenance/retention", "Nothing was to go"),
@@ -164,6 +173,7 @@ def recorded() -> str:
 
 async def _play(folder: Path) -> dict[str, list[dict[str, Any]]]:
     settings = {"data_dir": folder, "api_keys": [KEY], "public_url": ADDRESS, "imaging": {"workers": 1}}
+    settings |= {"credits": {"per_original": 1, "per_size": 1}}
     app = create_app(Settings.model_validate(settings))
     transport = httpx.ASGITransport(app, client=("127.0.0.1", 50000))
     stage = _Stage()
@@ -251,6 +261,7 @@ _INSTEAD = {
     **dict.fromkeys(
         ("created_at", "updated_at", "oldest", "newest", "started_at", "finished_at", "last_used_at"), _NOW
     ),
+    "day": "2026-11-20",
     "url_expires_at": "2026-11-21T12:00:00Z",
     "sha256": "0de3824939c164c81b2742b83b51a0f621ed1142b57ef8ad3f33a5a2c2634dd0",
     "thumbhash": "1DgGDoILwErCm5rIrIpnWomdCMOrYKs=",

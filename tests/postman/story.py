@@ -71,6 +71,7 @@ DELIVER: Final = "GET /assets/{key}"
 CONTENT: Final = "GET /api/v1/assets/{asset_id}/content"
 VARIANTS: Final = "POST /api/v1/assets/{asset_id}/variants"
 SIGN: Final = "POST /api/v1/assets/{asset_id}/signed-url"
+GRANT: Final = "POST /api/v1/credits"
 MOVE: Final = "POST /api/v1/assets/{asset_id}/move"
 
 HOLIDAY: Final = File("holiday.jpg")  # 1200x800
@@ -630,6 +631,64 @@ STORY: Final = (
                 404,
                 path={"key_id": "{{keyId}}"},
                 problem="key_not_found",
+            ),
+        ),
+    ),
+    Folder(
+        "Credits",
+        "What an owner has and has used. Without prices in the settings nothing is spent; the ledger works all the "
+        "same.",
+        (
+            Step(
+                "What is left",
+                "GET /api/v1/usage",
+                checks={"nothing is spent, or it is a number": "expect(body.spent || 0).to.be.at.least(0)"},
+            ),
+            Step(
+                "What was used",
+                "GET /api/v1/usage/daily",
+                query={"days": "7"},
+                checks={"day by day": "expect(body.days).to.be.an('array')"},
+            ),
+            Step(
+                "Give an owner credits",
+                GRANT,
+                201,
+                headers={"Idempotency-Key": "{{tag}}"},
+                json={"owner": "{{tag}}", "amount": 100, "note": "a present"},
+                keeps={"grantId": "body.id"},
+            ),
+            Step(
+                "Give them again by mistake",
+                GRANT,
+                201,
+                headers={"Idempotency-Key": "{{tag}}"},
+                json={"owner": "{{tag}}", "amount": 100, "note": "a present"},
+                checks={
+                    "it counts once": 'expect(body.id).to.equal(kept("grantId"))',
+                    "and says so": 'expect(answer.headers.get("Idempotency-Replayed")).to.equal("true")',
+                },
+            ),
+            Step(
+                "Take back more than there is",
+                GRANT,
+                402,
+                json={"owner": "{{tag}}", "amount": -101, "note": "too much"},
+                problem="insufficient_credits",
+            ),
+            Step(
+                "Take back what there is",
+                GRANT,
+                201,
+                json={"owner": "{{tag}}", "amount": -100, "note": "taken back"},
+            ),
+            Step(
+                "Read the ledger",
+                "GET /api/v1/credits",
+                query={"owner": "{{tag}}"},
+                checks={
+                    "both are in it": "expect(body.items.map((one) => one.amount)).to.eql([-100, 100])",
+                },
             ),
         ),
     ),

@@ -468,7 +468,7 @@ class OwnerQuery(_Query):
 class LedgerQuery(OwnerQuery):
     """Which lines of the ledger are wanted."""
 
-    limit: int = Field(50, ge=1, le=200)
+    limit: int = Field(50, ge=1, le=200, description="Most lines of a page.")
     cursor: str | None = Field(None, max_length=64, description="`next_cursor` of the page before.")
 
 

@@ -33,7 +33,7 @@ GrantKeyHeader = Annotated[
 ]
 
 
-@router.get("/usage", summary="What is left", response_model=Usage, responses=problems(401, 403, 503))
+@router.get("/usage", summary="What is left", response_model=Usage, responses=problems(401, 403, 422, 503))
 async def usage(caller: CallerDep, query: Annotated[OwnerQuery, Query()], runtime: RuntimeDep) -> Response:
     """The caller's credits. `balance` less `reserved` is what further work may cost."""
     owner = _owner(query.owner, caller)
@@ -44,7 +44,9 @@ async def usage(caller: CallerDep, query: Annotated[OwnerQuery, Query()], runtim
     return json_response(shown)
 
 
-@router.get("/usage/daily", summary="What was used", response_model=DailyUsageList, responses=problems(401, 403, 503))
+@router.get(
+    "/usage/daily", summary="What was used", response_model=DailyUsageList, responses=problems(401, 403, 422, 503)
+)
 async def daily_usage(caller: CallerDep, query: Annotated[DailyQuery, Query()], runtime: RuntimeDep) -> Response:
     """By day and key: originals and sizes that were delivered, and what they cost. Nothing of days without metering."""
     owner = _owner(query.owner, caller)
@@ -67,7 +69,7 @@ async def daily_usage(caller: CallerDep, query: Annotated[DailyQuery, Query()], 
     status_code=201,
     summary="Give an owner credits",
     response_model=CreditEntry,
-    responses=problems(400, 401, 402, 403, 409, 422, 503),
+    responses=problems(401, 402, "idempotency_conflict", 422, 503),
 )
 async def grant_credits(
     wanted: GrantRequest, caller: AdminDep, runtime: RuntimeDep, idempotency_key: GrantKeyHeader = None
@@ -80,7 +82,7 @@ async def grant_credits(
     return json_response(_shown(entry), status=201, headers=REPLAYED if is_repeated else None)
 
 
-@router.get("/credits", summary="The ledger", response_model=CreditPage, responses=problems(401, 403, 503))
+@router.get("/credits", summary="The ledger", response_model=CreditPage, responses=problems(401, 403, 422, 503))
 async def list_credits(caller: CallerDep, query: Annotated[LedgerQuery, Query()], runtime: RuntimeDep) -> Response:
     """Grants and charges, newest first, a page at a time. An owner's balance is the sum of its lines."""
     owner = _owner(query.owner, caller) if query.owner is not None else caller.sees
