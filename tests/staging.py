@@ -12,7 +12,15 @@ from typing import Literal, TypeVar
 from urllib.parse import quote, urlencode
 
 from smart_assets.expiry import Validity
-from smart_assets.storage.base import Capabilities, ObjectAtHand, SignedUrl, Source, StorageBackend, StoredObject
+from smart_assets.storage.base import (
+    Capabilities,
+    ObjectAtHand,
+    PresignedUpload,
+    SignedUrl,
+    Source,
+    StorageBackend,
+    StoredObject,
+)
 from smart_assets.storage.errors import StorageError, StorageUnavailable
 from smart_assets.storage.memory import MemoryStorage
 
@@ -25,7 +33,9 @@ class DistantStorage(MemoryStorage):
 
     def __init__(self, name: str = "distant", *, public_access: bool = False, links_public: bool = True) -> None:
         super().__init__(name, 256 * 1024 * 1024)
-        self.capabilities = Capabilities(signed_urls=True, public_access=public_access, links_public=links_public)
+        self.capabilities = Capabilities(
+            signed_urls=True, presigned_uploads=True, public_access=public_access, links_public=links_public
+        )
 
     def at_hand(self, key: str) -> ObjectAtHand | None:
         return None
@@ -36,6 +46,11 @@ class DistantStorage(MemoryStorage):
     async def _signed_url(self, key: str, validity: Validity, filename: str | None) -> SignedUrl:
         query = urlencode({"from": validity.begins, "until": validity.expires, "as": filename or ""})
         return SignedUrl(f"https://bucket.example/{quote(key)}?{query}", datetime.fromtimestamp(validity.expires, UTC))
+
+    async def _presigned_upload(self, key: str, max_bytes: int, validity: Validity) -> PresignedUpload:
+        query = urlencode({"most": max_bytes, "until": validity.expires})
+        url = f"https://bucket.example/{quote(key)}?{query}"
+        return PresignedUpload("PUT", url, datetime.fromtimestamp(validity.expires, UTC), headers={"X-Kind": "raw"})
 
 
 @dataclass
@@ -178,6 +193,9 @@ class FaultyStorage(StorageBackend):
 
     async def _signed_url(self, key: str, validity: Validity, filename: str | None) -> SignedUrl:
         return await self.inner._signed_url(key, validity, filename)
+
+    async def _presigned_upload(self, key: str, max_bytes: int, validity: Validity) -> PresignedUpload:
+        return await self.inner._presigned_upload(key, max_bytes, validity)
 
     def _translate(self, error: Exception, key: str | None) -> StorageError | None:
         return self.inner._translate(error, key)

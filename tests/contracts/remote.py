@@ -11,7 +11,8 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit, urlunsplit
@@ -22,7 +23,7 @@ import httpx
 import pytest
 
 from smart_assets.disposition import content_disposition
-from smart_assets.storage.base import StorageBackend
+from smart_assets.storage.base import PresignedUpload, StorageBackend
 from smart_assets.storage.errors import ObjectExists, StorageError, StorageUnavailable
 from smart_assets.storage.keys import Visibility, with_visibility
 from tests.contracts.storage import (
@@ -105,6 +106,24 @@ def tampered(url: str) -> Iterator[tuple[str, str]]:
             yield name, f"{address}?{'&'.join(''.join(pair) for pair in others)}"
 
 
+def soon(seconds: float) -> datetime:
+    """So long from now."""
+    return datetime.now(UTC) + timedelta(seconds=seconds)
+
+
+def minutes(count: float) -> datetime:
+    """So long from now."""
+    return soon(60 * count)
+
+
+async def used(leave: PresignedUpload, content: bytes, stranger: httpx.AsyncClient) -> httpx.Response:
+    """What a stranger is answered who writes as he was told, the way a browser would."""
+    if leave.method == "PUT":
+        return await stranger.put(leave.url, content=content, headers=dict(leave.headers))
+    files = {"file": ("photo.png", content, PNG)}
+    return await stranger.post(leave.url, data=dict(leave.fields), files=files, headers=dict(leave.headers))
+
+
 class Connect(Protocol):
     """Makes a backend as its settings would; the contract closes it."""
 
@@ -131,6 +150,9 @@ class RemoteStorageContract(StorageContract):
     """A signed URL says what the object is to be saved as."""
     unchecked_parameters: frozenset[str] = frozenset()
     """Of a signed URL: what the server does not look at."""
+
+    unchecked_fields: frozenset[str] = frozenset()
+    """Of a form with which a stranger may write: what the server does not look at."""
 
     @pytest.fixture
     def connect(self) -> Connect:
@@ -207,6 +229,12 @@ class RemoteStorageContract(StorageContract):
         return storage
 
     @pytest.fixture
+    def presigning(self, storage: StorageBackend) -> StorageBackend:
+        if not storage.capabilities.presigned_uploads:
+            absent(storage, "presigned_uploads", "lets no strangers write")
+        return storage
+
+    @pytest.fixture
     def public_key(self, key: str) -> str:
         return with_visibility(key, Visibility.PUBLIC)
 
@@ -267,6 +295,95 @@ class RemoteStorageContract(StorageContract):
         assert (await stranger.put(url, content=image(2), headers={"content-type": PNG})).status_code in REFUSED
         assert (await stranger.delete(url)).status_code in REFUSED
         assert await read(open_to_all, public_key) == image(1)
+
+    # ── Uploads by strangers ────────────────────────────────────────────────────────────────────────────────────────
+
+    @pytest.mark.capability("presigned_uploads")
+    async def test_a_stranger_may_write_the_one_object_he_was_given_leave_for(
+        self, presigning: StorageBackend, key: str, stranger: httpx.AsyncClient
+    ) -> None:
+        leave = await presigning.presign_upload(key, max_bytes=len(image()), expires_at=minutes(5))
+        assert minutes(4) < leave.expires_at <= minutes(5)
+        assert (await used(leave, image(), stranger)).is_success
+        assert await read(presigning, key) == image()
+
+    @pytest.mark.capability("presigned_uploads")
+    async def test_leave_to_write_is_good_for_nothing_else(
+        self, presigning: StorageBackend, folder: str, stranger: httpx.AsyncClient
+    ) -> None:
+        mine, other = f"{folder}/{uuid4()}", f"{folder}/{uuid4()}"
+        leave = await presigning.presign_upload(mine, max_bytes=1_000_000, expires_at=minutes(5))
+        one, two = mine.rpartition("/")[2], other.rpartition("/")[2]
+        elsewhere = replace(
+            leave,
+            url=leave.url.replace(one, two),
+            fields={name: value.replace(one, two) for name, value in leave.fields.items()},
+        )
+        assert elsewhere != leave
+        assert (await used(elsewhere, image(), stranger)).status_code in REFUSED
+        assert not await presigning.exists(other)
+        if leave.method == "PUT":
+            assert (await used(leave, image(), stranger)).is_success
+            assert (await stranger.get(leave.url)).status_code in REFUSED
+            assert (await stranger.delete(leave.url)).status_code in REFUSED
+            assert await read(presigning, mine) == image()
+
+    @pytest.mark.capability("presigned_uploads")
+    async def test_leave_to_write_is_refused_when_one_character_is_changed(
+        self, presigning: StorageBackend, key: str, stranger: httpx.AsyncClient
+    ) -> None:
+        if not self.heavy:
+            inapplicable("said of this backend elsewhere")
+        leave = await presigning.presign_upload(key, max_bytes=1_000_000, expires_at=minutes(5))
+        tried = [(name, replace(leave, url=url)) for name, url in tampered(leave.url)] if "?" in leave.url else []
+        for name, value in leave.fields.items():
+            for place in {0, len(value) // 2}:
+                other = "1" if value[place] != "1" else "2"
+                changed = f"{value[:place]}{other}{value[place + 1 :]}"
+                tried.append((name, replace(leave, fields={**leave.fields, name: changed})))
+            lacking = {left: value for left, value in leave.fields.items() if left != name}
+            tried.append((f"no {name}", replace(leave, fields=lacking)))
+        assert tried
+        for name, changed_leave in tried:
+            if name in self.unchecked_fields:
+                continue
+            answer = await used(changed_leave, image(), stranger)
+            assert answer.status_code in REFUSED, (name, answer.text)
+        assert not await presigning.exists(key)
+
+    @pytest.mark.capability("presigned_uploads")
+    async def test_leave_to_write_expires(
+        self, presigning: StorageBackend, key: str, stranger: httpx.AsyncClient
+    ) -> None:
+        if not self.heavy:
+            inapplicable("said of this backend elsewhere")
+        leave = await presigning.presign_upload(key, max_bytes=1_000_000, expires_at=soon(3))
+        while datetime.now(UTC) <= leave.expires_at + timedelta(seconds=1):
+            await anyio.sleep(0.1)
+        assert (await used(leave, image(), stranger)).status_code in REFUSED
+        assert not await presigning.exists(key)
+
+    @pytest.mark.capability("presigned_uploads")
+    async def test_who_writes_twice_is_refused_or_replaces_the_first(
+        self, presigning: StorageBackend, key: str, stranger: httpx.AsyncClient
+    ) -> None:
+        leave = await presigning.presign_upload(key, max_bytes=1_000_000, expires_at=minutes(5))
+        assert (await used(leave, image(1), stranger)).is_success
+        again = await used(leave, image(2), stranger)
+        assert again.is_success or again.status_code in {*REFUSED, 409}
+        assert await read(presigning, key) == (image(2) if again.is_success else image(1))
+
+    @pytest.mark.capability("caps_uploads")
+    async def test_more_than_there_is_leave_for_is_refused_by_the_storage_itself(
+        self, presigning: StorageBackend, key: str, stranger: httpx.AsyncClient
+    ) -> None:
+        if not presigning.capabilities.caps_uploads:
+            absent(presigning, "caps_uploads", "does not limit what strangers write")
+        leave = await presigning.presign_upload(key, max_bytes=len(image()) - 1, expires_at=minutes(5))
+        for content in (image(), b""):
+            assert (await used(leave, content, stranger)).status_code in {*REFUSED, 413}
+        assert not await presigning.exists(key)
+        assert (await used(leave, image()[:-1], stranger)).is_success
 
     # ── Signed URLs ─────────────────────────────────────────────────────────────────────────────────────────────────
 

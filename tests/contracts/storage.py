@@ -686,6 +686,16 @@ class StorageContract:
             await storage.generate_signed_url(key)
         assert caught.value.storage == storage.name
 
+    async def test_uploads_past_the_service_are_unsupported_where_strangers_cannot_be_let_write(
+        self, storage: StorageBackend, key: str
+    ) -> None:
+        if storage.capabilities.presigned_uploads:
+            inapplicable(f"{storage.name} lets strangers write one object")
+        assert not storage.capabilities.caps_uploads
+        with pytest.raises(Unsupported) as caught:
+            await storage.presign_upload(key, max_bytes=1, expires_at=datetime.now(UTC) + timedelta(minutes=1))
+        assert caught.value.storage == storage.name
+
     async def test_nothing_is_at_hand_where_a_network_lies_between(self, storage: StorageBackend, key: str) -> None:
         if storage.capabilities.at_hand:
             inapplicable(f"{storage.name} has objects at hand")

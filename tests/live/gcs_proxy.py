@@ -29,6 +29,7 @@ import uvicorn
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from starlette.datastructures import UploadFile
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -52,6 +53,7 @@ _BUCKET: Final = re.compile(r"/storage/v1/b/(?P<bucket>[^/]+)")
 _UPLOAD: Final = re.compile(r"/upload/storage/v1/b/(?P<bucket>[^/]+)/o")
 _SIGN: Final = re.compile(r"/v1/projects/-/serviceAccounts/(?P<email>[^/:]+):signBlob")
 _XML: Final = re.compile(r"/(?!(?:storage|upload|download|v1)/)(?P<bucket>[a-z0-9][a-z0-9._-]+)/(?P<name>.+)")
+_FORM: Final = re.compile(r"/(?!(?:storage|upload|download|v1|token)/)(?P<bucket>[a-z0-9][a-z0-9._-]+)/")
 _RANGE: Final = re.compile(r"bytes (?:(?P<first>\d+)-(?P<last>\d+)|\*)/(?P<size>\d+)")
 
 Handler = Callable[["GcsProxy", "_Call"], Awaitable[Response]]
@@ -574,6 +576,59 @@ class GcsProxy:
             raise Refused(501, "NotImplemented", "not emulated: other methods by signed URL")
         raise Refused(403, "AccessDenied", "Anonymous caller does not have storage.objects.create access.")
 
+    async def xml_post(self, call: _Call) -> Response:
+        """An upload by a form with a policy document (V4)."""
+        bucket = call.path_params["bucket"]
+        async with call.form() as form:
+            file = form.get("file")
+            if not isinstance(file, UploadFile):
+                raise Refused(400, "InvalidArgument", "There is no file in the form.")
+            fields = {name: str(value) for name, value in form.multi_items() if name != "file"}
+            content = await file.read()
+        account = self._verify_policy(fields, bucket, len(content))
+        if "storage.objects.create" not in account.permissions:
+            raise Refused(403, "AccessDenied", f"{account.email} does not have storage.objects.create access.")
+        if bucket not in self._buckets:
+            raise Refused(404, "NoSuchBucket", "The specified bucket does not exist.")
+        metadata = {"name": fields["key"], "contentType": fields.get("Content-Type")}
+        await self._create(bucket, metadata, content, {})
+        return Response(status_code=204)
+
+    def _verify_policy(self, fields: Mapping[str, str], bucket: str, size: int) -> Account:
+        """Who signed a form: Refused where the signature does not prove it, not any more, or not for these fields."""
+        try:
+            algorithm, credential, date = (fields[f"x-goog-{name}"] for name in ("algorithm", "credential", "date"))
+            signature, policy = (
+                bytes.fromhex(fields["x-goog-signature"]),
+                json.loads(base64.b64decode(fields["policy"])),
+            )
+            email, day, _, service, request_type = credential.split("/")
+            expires = datetime.fromisoformat(policy["expiration"]).timestamp()
+        except (KeyError, ValueError):
+            raise Refused(400, "InvalidArgument", "A field of the form is missing or malformed.") from None
+        account = self.accounts.get(email)
+        if account is None or not account.verifies(signature, fields["policy"].encode()):
+            raise Refused(403, "SignatureDoesNotMatch", "Access denied.")
+        if (algorithm, service, request_type) != ("GOOG4-RSA-SHA256", "storage", "goog4_request") or day != date[:8]:
+            raise Refused(400, "InvalidArgument", "A field of the form is not as it must be.")
+        if self.now() > expires:
+            raise Refused(400, "ExpiredToken", "Invalid argument.")
+        unchecked = {"policy", "x-goog-signature"}
+        said = {"bucket": bucket} | {name: value for name, value in fields.items() if name not in unchecked}
+        for condition in policy["conditions"]:
+            if isinstance(condition, dict):
+                ((name, value),) = condition.items()
+                if said.pop(name, None) != value:
+                    raise Refused(403, "InvalidPolicyDocument", f"The form does not satisfy the policy: {name}.")
+            elif condition[0] != "content-length-range":
+                raise Refused(501, "NotImplemented", f"not emulated: {condition[0]}")
+            elif not condition[1] <= size <= condition[2]:
+                code = "EntityTooLarge" if size > condition[2] else "EntityTooSmall"
+                raise Refused(400, code, "The size of the file does not satisfy the policy.")
+        if said:
+            raise Refused(403, "InvalidPolicyDocument", f"The policy says nothing of {sorted(said)}.")
+        return account
+
     def _verify(self, call: _Call) -> Account:
         """Who signed a request in its query (V4): Refused where the signature does not prove it, or not any more."""
         pairs = parse_qsl(call.url.query, keep_blank_values=True)
@@ -638,6 +693,7 @@ _ROUTES: Final[tuple[tuple[re.Pattern[str], dict[str, tuple[str, Handler]]], ...
             "DELETE": ("objects.giveUp", GcsProxy.give_up),
         },
     ),
+    (_FORM, {"POST": ("xml.post", GcsProxy.xml_post)}),
     (
         _XML,
         {

@@ -9,7 +9,7 @@ import sys
 import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -224,6 +224,19 @@ async def test_a_url_is_signed_with_a_delegation_key(delegated: AzureStorage, di
     assert instant(sent["se"]) == signed.expires_at.timestamp() <= instant(sent["ske"])
 
 
+async def test_leave_to_write_is_to_create_one_blob_and_is_signed_with_a_delegation_key(
+    delegated: AzureStorage, directory: Directory
+) -> None:
+    expires_at = datetime.fromtimestamp(directory.now + 3600, tz=UTC)
+    leave = await delegated.presign_upload(OBJECT, max_bytes=9, expires_at=expires_at)
+    sent = fields(leave.url)
+    delegation = [*(sent[name] for name in ("skoid", "sktid", "skt", "ske", "sks", "skv")), "", "", "", "", ""]
+    assert sent["sig"] == signature(leave.url, f"holidays/images/{OBJECT}", b"delegation 1", *delegation)
+    assert (sent["sp"], sent["sr"]) == ("c", "b")
+    assert instant(sent["se"]) == leave.expires_at.timestamp() == expires_at.timestamp()
+    assert not delegated.capabilities.caps_uploads
+
+
 async def test_one_delegation_key_signs_many_urls(delegated: AzureStorage, directory: Directory) -> None:
     urls = set()
 
@@ -404,6 +417,8 @@ async def test_with_a_shared_access_signature_it_signs_no_urls() -> None:
     storage = storage_with(connection_string=text)
     with pytest.raises(Unsupported):
         await storage.generate_signed_url(OBJECT)
+    with pytest.raises(Unsupported):
+        await storage.presign_upload(OBJECT, max_bytes=9, expires_at=datetime.now(UTC) + timedelta(hours=1))
     await storage.close()
 
 

@@ -250,6 +250,16 @@ async def test_who_impersonates_an_account_has_it_sign_once_a_window_for_twelve_
     assert impersonated.asked == len({url.url for url in signed}) <= 2
 
 
+async def test_leave_to_write_that_another_account_signs_ends_within_twelve_hours(
+    make: Make, found: Callable[[Any], None]
+) -> None:
+    found(Impersonated())
+    storage = make(credentials_json=None)
+    leave = await storage.presign_upload(KEY, max_bytes=9, expires_at=datetime.now(UTC) + timedelta(days=1))
+    assert timedelta(hours=11) < leave.expires_at - datetime.now(UTC) <= timedelta(hours=12)
+    assert leave.fields["x-goog-credential"].startswith(f"{ACCOUNT}/")
+
+
 async def test_who_may_not_have_it_sign_hears_which_permission_is_missing(
     make: Make, found: Callable[[Any], None]
 ) -> None:
@@ -270,7 +280,10 @@ async def test_credentials_of_a_person_sign_nothing_and_the_setting_that_helps_i
     for _again in range(2):
         with pytest.raises(Unsupported):
             await storage.generate_signed_url(KEY)
+        with pytest.raises(Unsupported):
+            await storage.presign_upload(KEY, max_bytes=9, expires_at=datetime.now(UTC) + timedelta(hours=1))
     assert not storage.capabilities.signed_urls
+    assert not storage.capabilities.presigned_uploads
     with pytest.raises(Unsupported, match="ASSETS_GCS__SIGNING_ACCOUNT"):
         await storage._signed_url(KEY, Validity.of(0, 60), None)
 

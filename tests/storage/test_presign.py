@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import binascii
+import json
 import unicodedata
+from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from unittest.mock import patch
 from urllib.parse import quote, unquote, urlsplit
@@ -20,6 +22,7 @@ from botocore.credentials import Credentials as AmazonCredentials
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from google.auth.crypt import RSASigner
+from google.cloud import storage as google_storage
 from google.cloud.storage import _signing as google_signing
 from google.oauth2.service_account import Credentials
 from hypothesis import assume, given
@@ -29,7 +32,7 @@ from smart_assets.disposition import content_disposition
 from smart_assets.expiry import Validity
 from smart_assets.storage.errors import InvalidKey
 from smart_assets.storage.keys import validate_key
-from smart_assets.storage.presign import AMAZON, GOOGLE, amazon_signature, object_url, signable_get
+from smart_assets.storage.presign import AMAZON, GOOGLE, amazon_signature, object_url, signable_get, signable_post
 
 ACCESS_KEY_ID = "AKIAIOSFODNN7EXAMPLE"
 SECRET_ACCESS_KEY = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
@@ -209,3 +212,80 @@ def test_another_key_validity_region_or_secret_is_another_signature(key: str, va
     assert amazon_signature("one", "us-east-1", validity)(string) != amazon_signature("two", "us-east-1", validity)(
         string
     )
+
+
+# ── Forms ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+TYPE = {"Content-Type": "application/octet-stream"}
+
+
+def policy_of(fields: dict[str, str]) -> tuple[str, list[str]]:
+    """When a form's policy ends, and its conditions in no order."""
+    policy = json.loads(b64decode(fields["policy"]))
+    return policy["expiration"], sorted(json.dumps(condition) for condition in policy["conditions"])
+
+
+def all_but_policy(fields: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in fields.items() if name != "policy" and not name.endswith("-signature")}
+
+
+@given(KEYS, VALIDITIES, st.integers(1, 2**40))
+def test_amazons_own_signer_makes_the_same_form(amazon: Amazon, key: str, validity: Validity, most: int) -> None:
+    then = datetime.fromtimestamp(validity.begins, tz=UTC).replace(tzinfo=None)
+    assume("${filename}" not in key)
+    with (
+        patch("botocore.auth.get_current_datetime", lambda: then),
+        patch("botocore.signers.get_current_datetime", lambda: then),
+    ):
+        theirs = amazon.client.generate_presigned_post(
+            "photos", key, dict(TYPE), [TYPE, ["content-length-range", 1, most]], ExpiresIn=validity.seconds
+        )
+    form = signable_post(
+        AMAZON,
+        bucket="photos",
+        key=key,
+        identity=ACCESS_KEY_ID,
+        region=amazon.region,
+        validity=validity,
+        max_bytes=most,
+        fields=TYPE,
+    )
+    sign = amazon_signature(SECRET_ACCESS_KEY, amazon.region, validity)
+    ours = form.fields(sign(form.string_to_sign))
+    assert theirs["url"].rstrip("/") == amazon.base_url
+    assert all_but_policy(ours) == all_but_policy(theirs["fields"])
+    assert policy_of(ours) == policy_of(theirs["fields"])
+    assert sign(theirs["fields"]["policy"].encode()) == theirs["fields"]["x-amz-signature"]
+
+
+@given(KEYS, st.integers(1, 604_800), st.integers(1, 2**40))
+def test_googles_own_signer_makes_the_same_form(google_credentials: Any, key: str, seconds: int, most: int) -> None:
+    begins = 1_795_000_000
+    validity, then = Validity(begins, begins + seconds), datetime.fromtimestamp(begins, tz=UTC)
+    client: Any = google_storage.Client("project", google_credentials)  # type: ignore[no-untyped-call]
+    stamps = f"{then:%Y%m%dT%H%M%SZ}", f"{then:%Y%m%d}"
+    with (
+        patch("google.cloud.storage.client.get_v4_now_dtstamps", lambda: stamps),
+        patch("google.cloud.storage.client._NOW", lambda _zone: then),
+        patch("google.cloud.storage._signing._NOW", lambda _zone: then),
+        closing(client),
+    ):
+        theirs = client.generate_signed_post_policy_v4(
+            "photos", key, then + timedelta(seconds=seconds), [["content-length-range", 1, most]], TYPE
+        )
+    form = signable_post(
+        GOOGLE,
+        bucket="photos",
+        key=key,
+        identity=google_credentials.signer_email,
+        region="auto",
+        validity=validity,
+        max_bytes=most,
+        fields=TYPE,
+    )
+    ours = form.fields(google_credentials.sign_bytes(form.string_to_sign).hex())
+    assert theirs["url"] == "https://storage.googleapis.com/photos/"
+    assert all_but_policy(ours) == all_but_policy(theirs["fields"])
+    assert policy_of(ours) == policy_of(theirs["fields"])
+    signed = google_credentials.sign_bytes(theirs["fields"]["policy"].encode()).hex()
+    assert signed == theirs["fields"]["x-goog-signature"]

@@ -22,6 +22,7 @@ import pytest
 from pydantic import ValidationError
 
 from smart_assets.settings import S3Settings, Settings
+from smart_assets.storage.base import PresignedUpload
 from smart_assets.storage.errors import (
     ObjectExists,
     ObjectNotFound,
@@ -69,6 +70,7 @@ class FakeServer(ThreadingHTTPServer):
         self.faults: dict[tuple[str, str], list[Fault]] = {}
         self.honours_conditions = self.checks_md5 = self.honours_ranges = True
         self.completes_over_others = False
+        self.takes_forms = self.caps_forms = True
         self.etag: Callable[[bytes], str] = lambda data: hashlib.md5(data).hexdigest()
         self.bucket_region: str | None = None
         self.lock = threading.Lock()
@@ -143,6 +145,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(headers.get("content-length", 0)))
         parts = urlsplit(self.path)
         query = parse_qs(parts.query, keep_blank_values=True)
+        if headers.get("content-type", "").startswith("multipart/form-data") and server.takes_forms:
+            self.answer(400 if b"probe and more" in body and server.caps_forms else 204)
+            return
         if "authorization" not in headers:
             self.error(403, "AccessDenied")
             return
@@ -379,6 +384,60 @@ async def test_a_signed_url_lives_a_week_at_most() -> None:
     with pytest.raises(Unsupported, match="604800"):
         await storage.generate_signed_url("private/a.png", 604_801)
     await storage.close()
+
+
+async def test_leave_to_write_ends_with_the_credentials_behind_it(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=2)
+
+    def credentials(handler: _Handler) -> bool:
+        body = {"AccessKeyId": "ASIA", "SecretAccessKey": "s", "Token": "t", "Expiration": f"{ends:%Y-%m-%dT%H:%M:%SZ}"}
+        handler.answer(200, {"Content-Type": "application/json"}, json.dumps(body).encode())
+        return True
+
+    server.stage("GET", "/credentials", *[credentials] * 3)
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{server.address}/credentials")
+    async with opened(server, access_key_id=None, secret_access_key=None) as storage:
+        for wanted in (timedelta(hours=1), timedelta(hours=3)):
+            expires_at = datetime.now(UTC).replace(microsecond=0) + wanted
+            leave = await storage.presign_upload("private/a.png", max_bytes=9, expires_at=expires_at)
+            assert leave.expires_at == min(ends, expires_at)
+            assert leave.fields["x-amz-security-token"] == "t"
+
+
+async def test_leave_to_write_says_how_the_bucket_wants_it_encrypted(server: FakeServer) -> None:
+    async with opened(server, encryption="aws:kms", kms_key_id="a-key") as storage:
+        leave = await storage.presign_upload("private/a", max_bytes=9, expires_at=datetime.now(UTC) + timedelta(days=1))
+        assert leave.fields["x-amz-server-side-encryption"] == "aws:kms"
+        assert leave.fields["x-amz-server-side-encryption-aws-kms-key-id"] == "a-key"
+        with pytest.raises(Unsupported, match="604800"):
+            await storage.presign_upload("private/a", max_bytes=9, expires_at=datetime.now(UTC) + timedelta(days=8))
+
+
+async def test_whether_a_server_takes_forms_is_found_out_once(server: FakeServer) -> None:
+    async def leave(storage: S3Storage) -> PresignedUpload:
+        return await storage.presign_upload("private/a", max_bytes=9, expires_at=datetime.now(UTC) + timedelta(hours=1))
+
+    async with opened(server) as storage:
+        server.stage("POST", "/photos", refuse(503, "SlowDown"))
+        with pytest.raises(StorageUnavailable):
+            await leave(storage)
+        for _ in range(3):
+            assert (await leave(storage)).url == f"{server.address}/photos"
+        assert server.count("POST", "/photos") == 3
+        assert storage.capabilities.caps_uploads
+    server.caps_forms = False
+    async with opened(server) as storage:
+        await leave(storage)
+        assert (storage.capabilities.presigned_uploads, storage.capabilities.caps_uploads) == (True, False)
+    server.takes_forms = False
+    async with opened(server) as storage:
+        for _ in range(2):
+            with pytest.raises(Unsupported):
+                await leave(storage)
+        assert (storage.capabilities.presigned_uploads, storage.capabilities.caps_uploads) == (False, False)
+    assert server.objects == {}
 
 
 async def test_a_session_token_is_part_of_a_signed_url() -> None:

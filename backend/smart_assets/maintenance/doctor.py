@@ -7,14 +7,16 @@ import os
 import struct
 import time
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Final, Literal
 from urllib.error import HTTPError
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
+from uuid import uuid4
 
 from anyio import CancelScope
 
@@ -22,7 +24,7 @@ from smart_assets.errors import SmartAssetsError
 from smart_assets.formats import PIXEL, ImageFormat
 from smart_assets.maintenance.faults import Diagnosis, Fault, diagnose, diagnosis
 from smart_assets.settings import MiB, StorageSettings, storage_variables
-from smart_assets.storage.base import SignedUrl, StorageBackend, check_key
+from smart_assets.storage.base import PresignedUpload, SignedUrl, StorageBackend, check_key
 from smart_assets.storage.errors import (
     InvalidKey,
     ObjectExists,
@@ -139,6 +141,7 @@ class _Doctor:
         self._prefix = f"{check_key(Visibility.PRIVATE)}-"
         self._small, self._odd = f"{self._prefix}small.png", f"{self._prefix}{ODD_NAME}"
         self._empty, self._large = f"{self._prefix}empty", f"{self._prefix}large.png"
+        self._strangers = f"{self._prefix}stranger.png"
         self._public = f"{check_key(Visibility.PUBLIC)}-small.png"
         self._large_data = b""
         self._can_write = False
@@ -165,6 +168,7 @@ class _Doctor:
             await self._step("list", self._list)
             await self._step("sign", self._sign)
             await self._step("signed link", self._signed_link)
+            await self._step("upload by a stranger", self._upload_by_a_stranger)
             await self._step("unsigned fetch refused", self._unsigned_refused)
             await self._step("public fetch", self._public_fetch)
             await self._step("overwrite refused", self._overwrite_refused)
@@ -299,6 +303,25 @@ class _Doctor:
             raise Found("a signed link gives other bytes", self._diagnosis(Fault.SIGNING_ADDRESS))
         return "given"
 
+    async def _upload_by_a_stranger(self) -> str:
+        """As with a ticket that leads to the storage itself."""
+        ends = datetime.now(UTC) + timedelta(minutes=5)
+        self._written.append(self._strangers)
+        try:
+            leave = await self._backend.presign_upload(self._strangers, max_bytes=len(PIXEL), expires_at=ends)
+        except Unsupported as error:
+            raise Skip(error.detail) from None
+        answer = await self._fetch(leave.url, leave)
+        if answer.status >= 300:
+            fault = Fault.CLOCK if self._is_skewed else Fault.SIGNING_ADDRESS if self._signs_elsewhere else None
+            raise Found(
+                f"leave to write is refused, with the status {answer.status}",
+                self._diagnosis(fault or Fault.CREDENTIALS),
+            )
+        await self._expect(self._strangers, PIXEL)
+        self._there.append(self._strangers)
+        return f"by {leave.method}"
+
     async def _unsigned_refused(self) -> str:
         if self._signed is None:
             raise Skip("there is no signed link")
@@ -396,10 +419,10 @@ class _Doctor:
         if got != data:
             raise Found(f"gives other bytes of {key} than were written", self._diagnosis(Fault.UNKNOWN))
 
-    async def _fetch(self, url: str) -> _Answer:
+    async def _fetch(self, url: str, leave: PresignedUpload | None = None) -> _Answer:
         timeout: float = getattr(self._own, "timeout_seconds", 30.0)
         try:
-            return await asyncio.to_thread(_fetched, url, timeout)
+            return await asyncio.to_thread(_fetched, url, timeout, leave)
         except OSError as error:
             address = "{0.scheme}://{0.netloc}".format(urlsplit(url))
             fault = Fault.SIGNING_ADDRESS if self._signs_elsewhere else self._explain_unreachable()
@@ -438,11 +461,17 @@ class _NoRedirects(HTTPRedirectHandler):
         """None is followed: where it leads somebody else may let in."""
 
 
-def _fetched(url: str, timeout: float) -> _Answer:
-    """What anybody gets there; OSError where nobody answers. Blocks."""
+def _fetched(url: str, timeout: float, leave: PresignedUpload | None = None) -> _Answer:
+    """What anybody gets there, or who writes a pixel with that leave; OSError where nobody answers. Blocks."""
     if not url.startswith(("http://", "https://")):
         raise OSError("not a web address")
-    request = Request(url, headers={"User-Agent": "smart-assets-doctor", "Accept": "*/*"})  # noqa: S310 - said above
+    headers = {"User-Agent": "smart-assets-doctor", "Accept": "*/*"}
+    request = Request(url, headers=headers)  # noqa: S310 - said above
+    if leave is not None:
+        request.method = leave.method
+        request.data, content_type = (PIXEL, _PNG) if leave.method == "PUT" else _form(leave.fields, PIXEL)
+        for name, value in {"Content-Type": content_type, **leave.headers}.items():
+            request.add_header(name, value)
     try:
         response = build_opener(_NoRedirects).open(request, timeout=timeout)
     except HTTPError as error:
@@ -454,6 +483,16 @@ def _fetched(url: str, timeout: float) -> _Answer:
         except ValueError:
             when = None
         return _Answer(response.status, response.read(_MOST_READ_BYTES), when)
+
+
+def _form(fields: Mapping[str, str], content: bytes) -> tuple[bytes, str]:
+    """A form of those fields and then a file, and its content type."""
+    boundary = uuid4().hex
+    parts = [f'name="{name}"\r\n\r\n{value}'.encode() for name, value in fields.items()]
+    parts.append(f'name="file"; filename="pixel.png"\r\nContent-Type: {_PNG}\r\n\r\n'.encode() + content)
+    begin = f"--{boundary}\r\nContent-Disposition: form-data; ".encode()
+    body = b"".join(begin + part + b"\r\n" for part in parts)
+    return body + f"--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"
 
 
 def _reason(error: OSError) -> str:

@@ -33,7 +33,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 from uuid import uuid4
 
 import requests
@@ -72,6 +72,7 @@ from smart_assets.storage.base import (
     LATE_WRITE_SECONDS,
     TURN_SECONDS,
     Capabilities,
+    PresignedUpload,
     SignedUrl,
     Source,
     StorageBackend,
@@ -100,6 +101,8 @@ _SYNCHRONOUS_COPY_BYTES: Final = 256 * 1024 * 1024
 _COPY_SECONDS: Final = 600
 _SOURCE_SECONDS: Final = 3600
 _COPY_POLL_SECONDS: Final = 0.2
+
+_SKEW_SECONDS: Final = 900  # by which the service's clock may be behind
 
 _MARK: Final = "upload"
 _REQUEST_ID: Final = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
@@ -200,9 +203,11 @@ class AzureStorage(StorageBackend):
         self._endpoint = f"{self._service.scheme}://{self._service.primary_hostname}"
         self._outer_endpoint = settings.signing_endpoint_url or self._endpoint
         self._threads = Threads(f"storage-{name}", settings.max_connections, wait_seconds=TURN_SECONDS)
+        signs = self._account_key is not None or self._delegation is not None
         self.capabilities = Capabilities(
             max_object_bytes=max(settings.single_put_bytes, _MAX_BLOCKS * settings.block_bytes),
-            signed_urls=self._account_key is not None or self._delegation is not None,
+            signed_urls=signs,
+            presigned_uploads=signs,
             verifies_writes=True,
             public_access=settings.public_url is not None or settings.public_access == "policy",
         )
@@ -292,13 +297,24 @@ class AzureStorage(StorageBackend):
         return self._address(self._outer_endpoint, key) if self._settings.public_access == "policy" else None
 
     async def _signed_url(self, key: str, validity: Validity, filename: str | None) -> SignedUrl:
-        delegation = None
-        if self._delegation is not None:
-            now = time.time()
-            delegation = self._delegation.at_hand(validity.expires, now)
-            if delegation is None:
-                delegation = await self._threads.run(partial(self._delegation.ask, validity.expires, now))
+        delegation = await self._delegated(validity)
         return self._signed(self._outer_endpoint, key, validity, delegation, filename)
+
+    async def _presigned_upload(self, key: str, max_bytes: int, validity: Validity) -> PresignedUpload:
+        # To create, and not to write: what is there already is not replaced. The size cannot be limited.
+        validity = Validity(validity.begins - _SKEW_SECONDS, validity.expires)
+        delegation = await self._delegated(validity)
+        signed = self._signed(self._outer_endpoint, key, validity, delegation, None, permission="c")
+        headers = {"x-ms-blob-type": "BlockBlob", "Content-Type": "application/octet-stream"}
+        return PresignedUpload("PUT", signed.url, signed.expires_at, headers=headers)
+
+    async def _delegated(self, validity: Validity) -> _DelegationKey | None:
+        """The user delegation key, where it is one that signs."""
+        if self._delegation is None:
+            return None
+        now = time.time()
+        delegation = self._delegation.at_hand(validity.expires, now)
+        return delegation or await self._threads.run(partial(self._delegation.ask, validity.expires, now))
 
     def _translate(self, error: Exception, key: str | None) -> StorageError | None:
         if isinstance(error, _NO_ANSWER):
@@ -496,7 +512,14 @@ class AzureStorage(StorageBackend):
         )
 
     def _signed(
-        self, endpoint: str, key: str, validity: Validity, delegation: _DelegationKey | None, filename: str | None
+        self,
+        endpoint: str,
+        key: str,
+        validity: Validity,
+        delegation: _DelegationKey | None,
+        filename: str | None,
+        *,
+        permission: Literal["r", "c"] = "r",
     ) -> SignedUrl:
         if delegation is not None:
             validity = validity.ending_by(delegation.ends)
@@ -507,7 +530,7 @@ class AzureStorage(StorageBackend):
             self._settings.prefix + key,
             account_key=self._account_key,
             user_delegation_key=delegation.key if delegation is not None else None,
-            permission="r",
+            permission=permission,
             start=datetime.fromtimestamp(validity.begins, tz=UTC),
             expiry=expires,
             protocol="https" if endpoint.startswith("https://") else None,

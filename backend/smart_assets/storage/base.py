@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 from uuid import uuid4
 
 from smart_assets import observability
@@ -84,6 +85,10 @@ class Capabilities:
     """Of two writers to one key exactly one wins, and nothing is ever overwritten."""
     signed_urls: bool = False
     """It signs URLs itself; where it does not, the service's own signatures stand in."""
+    presigned_uploads: bool = False
+    """Strangers can be let write one object, at the backend itself: see `StorageBackend.presign_upload`."""
+    caps_uploads: bool = False
+    """Of such an upload the backend itself refuses what is too large."""
     verifies_writes: bool = False
     """The backend checks a checksum on receipt; where it does not, a write is read back."""
     public_access: bool = False
@@ -125,6 +130,21 @@ class SignedUrl:
 
     url: str
     expires_at: datetime
+
+
+@dataclass(frozen=True)
+class PresignedUpload:
+    """How whoever has this may write one object until it expires (UTC).
+
+    A POST takes a form (`multipart/form-data`) of `fields`, then the file as the field `file`; a PUT takes the bytes as
+    they are. `headers` go along with either.
+    """
+
+    method: Literal["POST", "PUT"]
+    url: str
+    expires_at: datetime
+    fields: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class ObjectAtHand(Protocol):
@@ -285,6 +305,22 @@ class StorageBackend(ABC):
         with self._call("sign", key):
             return await self._signed_url(key, Validity.of(time.time(), expiry_seconds, not_after=not_after), filename)
 
+    async def presign_upload(self, key: str, *, max_bytes: int, expires_at: datetime) -> PresignedUpload:
+        """What lets anybody write the object at the backend itself, until then; earlier where the credentials behind it
+        end earlier.
+
+        Nobody looks at what is written, and it has whatever type its writer says: it is not to be delivered.
+        More than `max_bytes` is refused where the backend `caps_uploads`. A second upload may replace the first.
+        Unsupported where the backend cannot.
+        """
+        self._check_key(key)
+        self._need("presigned_uploads", "uploads past the service")
+        validity = Validity(math.floor(time.time()), math.floor(expires_at.timestamp()))
+        if validity.seconds < 1:
+            raise Unsupported("leave to upload lasts a second or more", storage=self.name, key=key)
+        with self._call("sign", key):
+            return await self._presigned_upload(key, max_bytes, validity)
+
     async def set_visibility(self, key: str, visibility: Visibility) -> StoredObject:
         """Move the object to the same key under another visibility; the old key is gone when this returns.
 
@@ -444,6 +480,9 @@ class StorageBackend(ABC):
         return None
 
     async def _signed_url(self, key: str, validity: Validity, filename: str | None) -> SignedUrl:
+        raise NotImplementedError
+
+    async def _presigned_upload(self, key: str, max_bytes: int, validity: Validity) -> PresignedUpload:
         raise NotImplementedError
 
     @abstractmethod

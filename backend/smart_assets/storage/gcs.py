@@ -42,6 +42,7 @@ from smart_assets.storage.base import (
     LATE_WRITE_SECONDS,
     TURN_SECONDS,
     Capabilities,
+    PresignedUpload,
     SignedUrl,
     Source,
     StorageBackend,
@@ -59,7 +60,7 @@ from smart_assets.storage.errors import (
     WriteNotVerified,
 )
 from smart_assets.storage.keys import Visibility, validate_key, visibility_of
-from smart_assets.storage.presign import GOOGLE, object_url, signable_get
+from smart_assets.storage.presign import GOOGLE, object_url, signable_get, signable_post
 from smart_assets.threads import Threads
 
 GOOGLE_URL: Final = "https://storage.googleapis.com"
@@ -117,6 +118,8 @@ class GcsStorage(StorageBackend):
         self._public_cache = f"public, max-age={public_cache_seconds}"
         self.capabilities = Capabilities(
             signed_urls=not self._anonymous,
+            presigned_uploads=not self._anonymous,
+            caps_uploads=not self._anonymous,
             verifies_writes=True,
             public_access=settings.public_url is not None or settings.public_access == "policy",
         )
@@ -213,6 +216,9 @@ class GcsStorage(StorageBackend):
         if validity.seconds > _LONGEST_SECONDS:
             raise Unsupported("Google Cloud Storage signs URLs for seven days at most")
         return await self._threads.run(partial(self._sign, key, validity, filename))
+
+    async def _presigned_upload(self, key: str, max_bytes: int, validity: Validity) -> PresignedUpload:
+        return await self._threads.run(partial(self._sign_form, key, max_bytes, validity))
 
     # ── What the threads do ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -336,13 +342,35 @@ class GcsStorage(StorageBackend):
 
     # ── Signing ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _sign(self, key: str, validity: Validity, filename: str | None) -> SignedUrl:
+    def _who_signs(self) -> _Signer:
         signer = self._connect().signer
         if signer is None:
             raise Unsupported(
                 f"the credentials of the storage {self.name} are no service account's, and URLs are signed by one: "
                 f"name it in {storage_variables(self.name)}SIGNING_ACCOUNT"
             )
+        return signer
+
+    def _sign_form(self, key: str, max_bytes: int, validity: Validity) -> PresignedUpload:
+        signer = self._who_signs()
+        validity = Validity(validity.begins, min(validity.expires, validity.begins + signer.longest_seconds))
+        bucket = self._bucket_of(key)
+        form = signable_post(
+            GOOGLE,
+            bucket=bucket,
+            key=f"{self._settings.prefix}{key}",
+            identity=signer.account,
+            region="auto",
+            validity=validity,
+            max_bytes=max_bytes,
+            fields={"Content-Type": "application/octet-stream"},
+        )
+        fields = form.fields(signer.sign(form.string_to_sign).hex())
+        expires_at = datetime.fromtimestamp(validity.expires, tz=UTC)
+        return PresignedUpload("POST", f"{self._address}/{bucket}/", expires_at, fields)
+
+    def _sign(self, key: str, validity: Validity, filename: str | None) -> SignedUrl:
+        signer = self._who_signs()
         if signer.longest_seconds < validity.seconds:
             validity = Validity.of(time.time(), signer.longest_seconds, not_after=validity.expires)
         signable = signable_get(
@@ -461,7 +489,9 @@ class GcsStorage(StorageBackend):
             if self._connection is None:
                 self._connection = self._connection_made()
                 if self._connection.signer is None:
-                    self.capabilities = replace(self.capabilities, signed_urls=False)
+                    self.capabilities = replace(
+                        self.capabilities, signed_urls=False, presigned_uploads=False, caps_uploads=False
+                    )
             return self._connection
 
     def _connection_made(self) -> _Connection:

@@ -1,16 +1,19 @@
-"""Signed URLs of the V4 family: Amazon's Signature Version 4 and Google's, which follows it.
+"""Signed URLs and forms of the V4 family: Amazon's Signature Version 4 and Google's, which follows it.
 
 Written out here and not left to the SDKs because they sign with the time of the call: a URL that begins at the start
 of its window is the same for every caller, in every process, so caches work; and it takes microseconds.
 
-Sources: "Authenticating Requests: Using Query Parameters (AWS Signature Version 4)", Amazon S3 API Reference;
-"V4 signing process with your own program", Cloud Storage documentation.
+Sources: "Authenticating Requests: Using Query Parameters (AWS Signature Version 4)" and "Browser-Based Uploads Using
+POST (AWS Signature Version 4)", Amazon S3 API Reference; "V4 signing process with your own program" and "Signature V4
+POST policy document", Cloud Storage documentation.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import json
+from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -64,7 +67,7 @@ def signable_get(
 ) -> Signable:
     """A GET of `url` (as `object_url` gives it: without a query) by `identity`, with more query `parameters`."""
     began = datetime.fromtimestamp(validity.begins, tz=UTC)
-    scope = f"{began:%Y%m%d}/{region}/{dialect.service}/{dialect.terminator}"
+    scope = _scope(dialect, began, region)
     query = {
         f"{dialect.parameters}Algorithm": dialect.algorithm,
         f"{dialect.parameters}Credential": f"{identity}/{scope}",
@@ -81,6 +84,57 @@ def signable_get(
     )
     string = f"{dialect.algorithm}\n{began:%Y%m%dT%H%M%SZ}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
     return Signable(f"{url}?{canonical_query}", dialect.parameters, string.encode())
+
+
+@dataclass(frozen=True)
+class SignableForm:
+    """The fields of a form with which one object may be written, but for the signature, and what is to be signed."""
+
+    unsigned_fields: Mapping[str, str]
+    signature_field: str
+
+    @property
+    def string_to_sign(self) -> bytes:
+        """The policy, in the base64 in which it goes over the wire."""
+        return self.unsigned_fields["policy"].encode()
+
+    def fields(self, signature: str) -> dict[str, str]:
+        """The fields, with `signature` in hexadecimal."""
+        return {**self.unsigned_fields, self.signature_field: signature}
+
+
+def signable_post(
+    dialect: Dialect,
+    *,
+    bucket: str,
+    key: str,
+    identity: str,
+    region: str,
+    validity: Validity,
+    max_bytes: int,
+    fields: Mapping[str, str] | None = None,
+) -> SignableForm:
+    """A POST of one object of 1 to `max_bytes` by `identity`, under this key and with just these `fields` besides."""
+    began = datetime.fromtimestamp(validity.begins, tz=UTC)
+    prefix = dialect.parameters.lower()
+    fixed = {
+        "key": key,
+        **(fields or {}),
+        f"{prefix}algorithm": dialect.algorithm,
+        f"{prefix}credential": f"{identity}/{_scope(dialect, began, region)}",
+        f"{prefix}date": f"{began:%Y%m%dT%H%M%SZ}",
+    }
+    conditions = [{"bucket": bucket}, *({name: value} for name, value in fixed.items())]
+    policy = {
+        "expiration": f"{datetime.fromtimestamp(validity.expires, tz=UTC):%Y-%m-%dT%H:%M:%SZ}",
+        "conditions": [*conditions, ["content-length-range", 1, max_bytes]],
+    }
+    encoded = b64encode(json.dumps(policy, separators=(",", ":")).encode()).decode()
+    return SignableForm({**fixed, "policy": encoded}, f"{prefix}signature")
+
+
+def _scope(dialect: Dialect, began: datetime, region: str) -> str:
+    return f"{began:%Y%m%d}/{region}/{dialect.service}/{dialect.terminator}"
 
 
 def _host(scheme: str, netloc: str) -> str:

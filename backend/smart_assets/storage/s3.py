@@ -1,8 +1,9 @@
 """Objects in an S3 bucket: Amazon's own, or a server's that speaks its protocol.
 
 What such servers do with conditions and checksums differs, so it is tried once, on an object of our own, before the
-first write (`_Server`). What cannot be tried is whether a condition holds in a race: AWS says so of all three, while
-SeaweedFS 4.48 keeps it for PutObject, and lets several CompleteMultipartUpload of one key through.
+first write (`_Server`), and whether they take forms at all, before the first is given away. What cannot be tried is
+whether a condition holds in a race: AWS says so of all three, while SeaweedFS 4.48 keeps it for PutObject, and lets
+several CompleteMultipartUpload of one key through.
 
 Parts of an upload that nobody could abort (the process was killed, say) stay in the bucket, unseen: a lifecycle rule
 `AbortIncompleteMultipartUpload` removes them.
@@ -14,6 +15,7 @@ import asyncio
 import hashlib
 import io
 import logging
+import math
 import threading
 import time
 from base64 import b64encode
@@ -31,9 +33,11 @@ import urllib3.exceptions
 from boto3.session import Session
 from botocore import UNSIGNED
 from botocore import exceptions as sdk
+from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import RefreshableCredentials
 from botocore.response import StreamingBody
+from urllib3.filepost import encode_multipart_formdata
 
 from smart_assets.disposition import content_disposition
 from smart_assets.expiry import Validity
@@ -42,6 +46,7 @@ from smart_assets.storage.base import (
     LATE_WRITE_SECONDS,
     TURN_SECONDS,
     Capabilities,
+    PresignedUpload,
     SignedUrl,
     Source,
     StorageBackend,
@@ -62,7 +67,7 @@ from smart_assets.storage.errors import (
 )
 from smart_assets.storage.keys import MAX_KEY_BYTES, Visibility, validate_key, visibility_of
 from smart_assets.storage.pattern import Pattern, show_samples
-from smart_assets.storage.presign import AMAZON, amazon_signature, object_url, signable_get
+from smart_assets.storage.presign import AMAZON, amazon_signature, object_url, signable_get, signable_post
 from smart_assets.threads import Threads, cancelled_since_now
 
 logger = logging.getLogger(__name__)
@@ -156,7 +161,13 @@ class S3Storage(StorageBackend):
     """
 
     late_write_seconds = LATE_WRITE_SECONDS
-    capabilities = Capabilities(max_object_bytes=_MAX_OBJECT_BYTES, create_if_absent=False, signed_urls=True)
+    capabilities = Capabilities(
+        max_object_bytes=_MAX_OBJECT_BYTES,
+        create_if_absent=False,
+        signed_urls=True,
+        presigned_uploads=True,
+        caps_uploads=True,
+    )
 
     def __init__(self, name: str, settings: S3Settings, *, public_cache_seconds: int) -> None:
         """Nothing is connected, or looked up, before it is needed."""
@@ -183,6 +194,7 @@ class S3Storage(StorageBackend):
         self._lasting_credentials: Any = None
         self._patterns: dict[Visibility, Pattern] = {}
         self._server: _Server | None = None
+        self._knows_forms = False
         self._failure: Exception | None = None
         self._trying = asyncio.Lock()
         self._known_buckets: set[str] = set()
@@ -266,9 +278,15 @@ class S3Storage(StorageBackend):
             verifies_writes=self._server.verifies_md5,
         )
 
+    async def _find_out_about_forms(self) -> None:
+        takes, caps = await self._threads.run(self._try_forms)
+        self.capabilities = replace(self.capabilities, presigned_uploads=takes, caps_uploads=caps)
+        self._knows_forms = True
+
     async def _check(self) -> None:
         async with self._trying:
             await self._find_out()
+            await self._find_out_about_forms()
         await self._threads.run(self._check_as_set_up)
 
     async def _ping(self) -> None:
@@ -314,6 +332,42 @@ class S3Storage(StorageBackend):
         return SignedUrl(
             signable.url(sign(signable.string_to_sign)), expires_at=datetime.fromtimestamp(validity.expires, tz=UTC)
         )
+
+    async def _presigned_upload(self, key: str, max_bytes: int, validity: Validity) -> PresignedUpload:
+        if validity.seconds > _MAX_EXPIRY_SECONDS:
+            raise Unsupported(f"a form lives {_MAX_EXPIRY_SECONDS} seconds at most", storage=self.name, key=key)
+        async with self._trying:
+            if not self._knows_forms:
+                await self._find_out_about_forms()
+        self._need("presigned_uploads", "uploads past the service")
+        return await self._threads.run(partial(self._sign_form, self._place(key), max_bytes, validity))
+
+    def _sign_form(self, place: _Place, max_bytes: int, validity: Validity) -> PresignedUpload:
+        """A form, because a signed PUT says nothing of the size."""
+        credentials, ends = self._credentials()
+        if ends is not None:
+            validity = Validity(validity.begins, min(validity.expires, math.floor(ends)))
+        address = self._addresses[place.bucket]
+        fields = {"Content-Type": _UNTYPED}
+        if credentials.token:
+            fields["x-amz-security-token"] = credentials.token
+        if self._settings.encryption:
+            fields["x-amz-server-side-encryption"] = self._settings.encryption
+            if self._settings.kms_key_id:
+                fields["x-amz-server-side-encryption-aws-kms-key-id"] = self._settings.kms_key_id
+        form = signable_post(
+            AMAZON,
+            bucket=place.bucket,
+            key=place.key,
+            identity=credentials.access_key,
+            region=address.region,
+            validity=validity,
+            max_bytes=max_bytes,
+            fields=fields,
+        )
+        signature = amazon_signature(credentials.secret_key, address.region, validity)(form.string_to_sign)
+        expires_at = datetime.fromtimestamp(validity.expires, tz=UTC)
+        return PresignedUpload("POST", address.base_url, expires_at, form.fields(signature))
 
     def _credentials(self) -> tuple[Any, float | None]:
         """The credentials of the moment, and when they end (Unix seconds), where they do."""
@@ -798,6 +852,29 @@ class S3Storage(StorageBackend):
         finally:
             client.delete_object(**place.arguments)
 
+    def _try_forms(self) -> tuple[bool, bool]:
+        """Whether the server takes forms, and whether it holds them to their size: not all that speak S3 do."""
+        place, client = self._place(check_key(Visibility.PRIVATE)), self._client()
+        now = math.floor(time.time())
+        form = self._sign_form(place, len(b"probe"), Validity(now, now + 60))
+        # Over the address the service itself uses: from here, that for callers may not be reachable.
+        url = urlsplit(client.generate_presigned_url("get_object", Params={"Bucket": place.bucket, "Key": "-"}))
+        address = f"{url.scheme}://{url.netloc}{url.path.removesuffix('-')}"
+        try:
+            takes = self._posted(address, form.fields, b"probe")
+            return takes, takes and not self._posted(address, form.fields, b"probe and more")
+        finally:
+            client.delete_object(**place.arguments)
+
+    def _posted(self, address: str, fields: Mapping[str, str], content: bytes) -> bool:
+        """Whether a form is taken; StorageUnavailable where the server cannot say now."""
+        body, content_type = encode_multipart_formdata([*fields.items(), ("file", ("probe", content))])
+        request: Any = AWSRequest("POST", address, {"Content-Type": content_type}, body)  # type: ignore[no-untyped-call]
+        answer = self._client()._endpoint.http_session.send(request.prepare())  # noqa: SLF001 - as above
+        if answer.status_code in _BUSY_STATUSES:
+            raise StorageUnavailable(f"the storage {self.name} is busy or not well ({answer.status_code})")
+        return 200 <= int(answer.status_code) < 300
+
     def _completes_if_absent(self, key: str) -> bool:
         client, place = self._client(), self._place(key)
         headers = self._headers("CreateMultipartUpload", key, "text/plain", {})
@@ -954,6 +1031,7 @@ _BUSY: Final = {
     "ThrottlingException",
     "TooManyRequests",
 }
+_BUSY_STATUSES: Final = {429, 500, 502, 503, 504}  # 501 says that it never can
 _CLOCK: Final = "this machine's clock is too far from that of the storage {name}"
 _REGION: Final = "the bucket of the storage {name} lies in another region: set {variables}REGION"
 _SECRET: Final = "the storage {name} finds its secret access key wrong"  # noqa: S105
