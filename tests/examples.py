@@ -54,6 +54,8 @@ class Scene:
     files: Files = field(default_factory=list)
     form: Mapping[str, str] = field(default_factory=dict)
     keeps: Mapping[str, str] = field(default_factory=dict)
+    at: str | None = None
+    """What was kept under this name is the address, whole."""
     shows_answer: bool = True
 
 
@@ -109,6 +111,22 @@ SCENES = (
         201,
         query={"atomic": "false", "storage": "memory"},
         files=[("files", ("logo.png", LOGO)), ("files", ("damaged.jpg", DAMAGED))],
+    ),
+    Scene(
+        "POST /api/v1/upload-tickets",
+        "For a visitor's photo, private and in two sizes",
+        201,
+        query={"sizes": "1200,400", "visibility": "private", "tags": "visitors"},
+        body={"max_bytes": 10_000_000, "expiry_seconds": 600},
+        keeps={"ticket": "id", "upload_url": "url"},
+    ),
+    Scene("GET /api/v1/upload-tickets/{ticket_id}", "It was not used yet", path={"ticket_id": "{ticket}"}),
+    Scene(
+        "POST /api/v1/upload-tickets/{ticket_id}/file",
+        "The visitor's photo",
+        201,
+        at="upload_url",
+        files=[("file", ("photo.jpg", HOLIDAY))],
     ),
     Scene("GET /api/v1/assets", "The first page", query={"limit": "1", "tag": "trip"}),
     Scene("GET /api/v1/assets/{asset_id}", "A private image", path=ASSET),
@@ -198,13 +216,14 @@ class _Stage:
 
     async def play(self, scene: Scene, client: httpx.AsyncClient) -> None:
         method, _, template = scene.operation.partition(" ")
-        path = template.format(**{name: self._known(value) for name, value in scene.path.items()})
+        names = {name: self._known(value) for name, value in scene.path.items()}
+        path = self._kept[scene.at] if scene.at is not None else template.format(**names)
         sent = (
             {"json": self._known(scene.body)} if scene.body is not None else {"files": scene.files, "data": scene.form}
         )
         if method == "GET":
             sent = {}
-        answer = await client.request(method, path, params=scene.query, **sent)
+        answer = await client.request(method, path, params=scene.query or None, **sent)
         assert answer.status_code == scene.status, f"{scene.operation}: {answer.text}"
         shown: dict[str, Any] = {"summary": scene.summary}
         if scene.body is not None:
@@ -262,6 +281,7 @@ _INSTEAD = {
         ("created_at", "updated_at", "oldest", "newest", "started_at", "finished_at", "last_used_at"), _NOW
     ),
     "day": "2026-11-20",
+    "expires_at": "2026-11-20T12:10:00Z",
     "url_expires_at": "2026-11-21T12:00:00Z",
     "sha256": "0de3824939c164c81b2742b83b51a0f621ed1142b57ef8ad3f33a5a2c2634dd0",
     "thumbhash": "1DgGDoILwErCm5rIrIpnWomdCMOrYKs=",

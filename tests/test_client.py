@@ -173,6 +173,29 @@ async def test_the_life_of_an_asset(real: Real, tmp_path: Path) -> None:
     await calling(real, live)
 
 
+async def test_a_ticket_lets_somebody_else_upload(real: Real) -> None:
+    def live(assets: Client) -> None:
+        ticket = assets.upload_ticket(
+            max_bytes=len(HOLIDAY), expiry_seconds=60, filename="a.jpg", metadata={"n": 1}, sizes=["100"], tags="a,b"
+        )
+        assert ticket.expires_at <= datetime.now(UTC) + timedelta(seconds=60)
+        assert assets.ticket(ticket.id).state == "open"
+        with pytest.raises(AssetsError) as refused:
+            assets.complete_ticket(ticket.id)
+        assert refused.value.code == "upload_missing"
+        files = {"file": ("b.jpg", HOLIDAY)}
+        assert httpx.request(ticket.method, ticket.url, data=ticket.fields, files=files).status_code == 201
+        status = assets.ticket(ticket.id)
+        asset = assets.get(str(status.asset_id))
+        assert (status.state, asset.filename, asset.tags, asset.metadata) == ("used", "a.jpg", ("a", "b"), {"n": 1})
+        assert assets.complete_ticket(ticket.id).id == asset.id
+        with pytest.raises(AssetsError) as unsupported:
+            assets.upload_ticket(upload="bucket")
+        assert unsupported.value.code == "unsupported"
+
+    await calling(real, live)
+
+
 def umask() -> int:
     now = os.umask(0)
     os.umask(now)

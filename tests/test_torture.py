@@ -42,6 +42,8 @@ FOR_AN_HEIR = {
     "move: switched",
     "key: claimed",
     "key: upload closed, not answered",
+    "completion: ticket claimed",
+    "completion: ticket used",
 }
 HERE = [step for step in STEPS if step.is_on("local")]
 

@@ -53,6 +53,8 @@ __all__ = [
     "Statistics",
     "Storage",
     "StorageStatistics",
+    "Ticket",
+    "TicketStatus",
     "UploadOptions",
     "Variant",
 ]
@@ -76,6 +78,8 @@ _LONGEST_WAIT: Final = 60.0
 _FIRST_PAUSE: Final = 0.25
 _LONGEST_PAUSE: Final = 8.0
 _MOST_IDS: Final = 1000
+_TICKETS: Final = "/api/v1/upload-tickets"
+_STILL_RUNS: Final = frozenset({"idempotency_in_progress", "ticket_in_use"})
 
 
 # ── Errors ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -297,6 +301,36 @@ class SignedUrl(_Answer):
 
     url: str
     url_expires_at: datetime = field(metadata={"read": _moment})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ticket(_Answer):
+    """Leave for a browser to upload one file without a key: `raw` is what to hand it. `complete_url` is None where the
+    file goes to the service itself."""
+
+    id: str
+    upload: str
+    method: str
+    url: str
+    fields: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    complete_url: str | None = None
+    max_bytes: int
+    expires_at: datetime = field(metadata={"read": _moment})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TicketStatus(_Answer):
+    """What became of a ticket: `state` is `open`, `used` or `expired`."""
+
+    id: str
+    state: str
+    upload: str
+    storage: str
+    max_bytes: int
+    created_at: datetime = field(metadata={"read": _moment})
+    expires_at: datetime = field(metadata={"read": _moment})
+    asset_id: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -614,7 +648,7 @@ class _Patience:
     def pause(self, error: AssetsError) -> float | None:
         """In seconds; None where it is not to be sent again."""
         asked = error.retry_after or 0.0
-        if error.code == "idempotency_in_progress":
+        if error.code in _STILL_RUNS:
             # An attempt whose answer was lost is still at work: that is waited for as the answer itself would be.
             now = time.monotonic()
             self._first_still_runs_until = self._first_still_runs_until or now + self._timeout
@@ -743,6 +777,43 @@ class Client:
     def _send(self, path: str, body: _Body, key: str | None, options: Mapping[str, Any], kind: type[_Kind]) -> _Kind:
         headers = {**body.headers, "Idempotency-Key": key or secrets.token_urlsafe(24)}
         return self._call("POST", path, kind.read, params=_parameters(options), headers=headers, body=body)
+
+    # ── Tickets ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def upload_ticket(
+        self,
+        *,
+        max_bytes: int | None = None,
+        expiry_seconds: int | None = None,
+        upload: Literal["service", "bucket"] | None = None,
+        sha256: str | None = None,
+        filename: str | None = None,
+        metadata: Metadata | None = None,
+        **options: Unpack[UploadOptions],
+    ) -> Ticket:
+        """Leave for somebody without a key, a browser say, to upload one file, as it is said here.
+
+        `bucket`: past the service, to the storage itself, where that can be; then it is to be completed. A call that
+        is sent again makes a second ticket: one that nobody knows is good for nothing.
+        """
+        asked = {
+            "max_bytes": max_bytes,
+            "expiry_seconds": expiry_seconds,
+            "upload": upload,
+            "sha256": sha256,
+            "metadata": metadata,
+        }
+        given = {name: value for name, value in asked.items() if value is not None}
+        params = _parameters({**options, "filename": filename})
+        return self._call("POST", _TICKETS, Ticket.read, params=params, json=given)
+
+    def ticket(self, ticket_id: str | UUID) -> TicketStatus:
+        """Whether a ticket was used, and which asset was made with it."""
+        return self._call("GET", f"{_TICKETS}/{quote(str(ticket_id), '')}", TicketStatus.read)
+
+    def complete_ticket(self, ticket_id: str | UUID) -> Asset:
+        """The asset of what was uploaded to a bucket with a ticket; the same, as often as it is asked for."""
+        return self._call("POST", f"{_TICKETS}/{quote(str(ticket_id), '')}/complete", Asset.read)
 
     # ── The library ─────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -33,6 +33,11 @@ An error knows what went wrong in words a caller can act on, and a stable snake_
     │   └── PreconditionFailed
     ├── RateLimited                   too much was asked for in too short a time
     ├── KeyNotFound                   no such key of a caller
+    ├── TicketError
+    │   ├── TicketNotFound            no such ticket, or its time was over long ago
+    │   ├── TicketUsed                another file came with it
+    │   ├── TicketInUse               a file is just coming with it
+    │   └── UploadMissing             nothing has come with it yet
     ├── IdempotencyError
     │   ├── IdempotencyConflict       the key was used for another request
     │   └── IdempotencyInProgress     the first request under the key still runs
@@ -242,6 +247,35 @@ class KeyNotFound(SmartAssetsError):
     """There is no such key."""
 
     code = "key_not_found"
+
+
+class TicketError(SmartAssetsError):
+    """An upload ticket cannot be used."""
+
+    code = "ticket_not_found"
+
+
+class TicketNotFound(TicketError):
+    """No such ticket, none this caller may know of, or one whose time was over so long ago that it was forgotten."""
+
+
+class TicketUsed(TicketError):
+    """A ticket is good for one file, and another came with it."""
+
+    code = "ticket_used"
+
+
+class TicketInUse(TicketError):
+    """A file is just coming with the ticket; what comes of it is known when that has ended."""
+
+    code = "ticket_in_use"
+    default_retry_after = 1
+
+
+class UploadMissing(TicketError):
+    """Nothing has been uploaded with the ticket yet."""
+
+    code = "upload_missing"
 
 
 class IdempotencyError(SmartAssetsError):

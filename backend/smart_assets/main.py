@@ -14,7 +14,7 @@ from smart_assets.api.delivery import AssetDelivery
 from smart_assets.api.drain import DRAIN_SECONDS, DrainAfterRefusal
 from smart_assets.api.edge import Edge
 from smart_assets.api.limiting import RateLimiting
-from smart_assets.api.routers import assets, credits, keys, maintenance, service, uploads
+from smart_assets.api.routers import assets, credits, keys, maintenance, service, tickets, uploads
 from smart_assets.runtime import running
 from smart_assets.settings import Settings
 from smart_assets.web.pages import pages
@@ -54,6 +54,7 @@ def create_app(settings: Settings, *, serves: bool = True) -> FastAPI:
     problems.install(app)
     documents.install(app, settings)
     app.include_router(uploads.router)
+    app.include_router(tickets.router)
     app.include_router(assets.direct)
     app.include_router(assets.router)
     app.include_router(maintenance.router)

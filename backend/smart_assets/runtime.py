@@ -27,6 +27,7 @@ from smart_assets.assets.lease import Lease
 from smart_assets.assets.library import Library
 from smart_assets.assets.moving import Moving
 from smart_assets.assets.settling import Settling
+from smart_assets.assets.tickets import Tickets
 from smart_assets.assets.uploads import Uploads
 from smart_assets.assets.variants import Variants
 from smart_assets.catalogue.database import Database
@@ -38,6 +39,7 @@ from smart_assets.imaging.workers import RenderPool
 from smart_assets.maintenance.marker import keep_marked
 from smart_assets.maintenance.reconcile import Reconciler
 from smart_assets.maintenance.retention import Retention
+from smart_assets.maintenance.tickets import TicketSweep
 from smart_assets.scratch import ScratchDirectory
 from smart_assets.settings import Settings
 from smart_assets.storage.base import StorageBackend
@@ -66,6 +68,7 @@ class Runtime:
     moving: Moving
     delivery: Delivery
     idempotency: Idempotency
+    tickets: Tickets
     importer: Importer
     reconciler: Reconciler
     retention: Retention
@@ -112,6 +115,7 @@ async def running(settings: Settings, *, serves: bool = True) -> AsyncIterator[R
             threads,
             lease_seconds=settings.lease_seconds,
             temporary_dirs=temporary_directories(settings),
+            tickets=TicketSweep(settings.tickets, database, storages, lease),
         )
         await closing.enter_async_context(_in_background(reconciler.run()))
         retention = Retention(settings.retention, database, storages, lease, settling, serves=serves)
@@ -125,9 +129,10 @@ async def running(settings: Settings, *, serves: bool = True) -> AsyncIterator[R
         if serves:
             await closing.enter_async_context(_in_background(limits.try_out()))
         library = Library(database, storages, lease, settling)
+        credits = Credits(settings.credits, database)
+        uploads = Uploads(settings, database, storages, renderer, lease, settling, threads, credits)
         deletions = Deletions(database, storages, lease, settling)
         closing.push_async_callback(deletions.close)
-        credits = Credits(settings.credits, database)
         yield Runtime(
             settings=settings,
             database=database,
@@ -135,7 +140,7 @@ async def running(settings: Settings, *, serves: bool = True) -> AsyncIterator[R
             api_keys=ApiKeys(settings, database),
             credits=credits,
             limits=limits,
-            uploads=Uploads(settings, database, storages, renderer, lease, settling, threads, credits),
+            uploads=uploads,
             library=library,
             variants=Variants(
                 settings, database, storages, renderer, lease, settling, library, threads, own_scratch.path, credits
@@ -144,6 +149,7 @@ async def running(settings: Settings, *, serves: bool = True) -> AsyncIterator[R
             moving=Moving(settings, database, storages, lease, settling, threads, own_scratch.path),
             delivery=Delivery(settings, database, storages, signer, threads),
             idempotency=Idempotency(database, lease),
+            tickets=Tickets(settings.tickets, database, storages, lease, uploads, signer, threads, own_scratch.path),
             importer=Importer(settings.imports),
             reconciler=reconciler,
             retention=retention,

@@ -153,6 +153,23 @@ class CreditSettings(_Group):
         return bool(self.per_original or self.per_size or self.per_mb)
 
 
+class TicketSettings(_Group):
+    """Tickets with which one file is uploaded without a key."""
+
+    expiry_seconds: int = Field(
+        900, ge=1, le=604_800, description="How long a ticket is good for where its maker does not say."
+    )
+    max_expiry_seconds: int = Field(
+        86_400, ge=1, le=604_800, description="Longest time a ticket may be asked to be good for."
+    )
+    grace_seconds: float = Field(
+        3600,
+        ge=0,
+        description="How long after its end a ticket is kept: for an upload that began in time, or is still to be "
+        "completed. Then what was uploaded with it to a bucket, and not completed, is removed.",
+    )
+
+
 def _size_limits(value: Any) -> Any:
     if value is None or value in ("", {}):
         return None
@@ -743,6 +760,7 @@ class Settings(BaseSettings):
     imports: ImportSettings = ImportSettings()
     limits: LimitSettings = LimitSettings()
     credits: CreditSettings = CreditSettings()
+    tickets: TicketSettings = TicketSettings()
     memory: MemoryStorageSettings = MemoryStorageSettings()
     direct: DirectStorageSettings = DirectStorageSettings()
     postgresql: PostgresqlSettings = PostgresqlSettings()

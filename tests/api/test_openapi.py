@@ -59,6 +59,14 @@ def test_uploads_have_file_pickers(document: Any, path: str, field: str, schema:
     assert {"image/jpeg", "image/avif", "application/octet-stream", "application/json"} <= content.keys()
 
 
+@pytest.mark.parametrize("method", ["post", "put"])
+def test_a_ticket_takes_files_and_nothing_else(document: Any, method: str) -> None:
+    content = document["paths"]["/api/v1/upload-tickets/{ticket_id}/file"][method]["requestBody"]["content"]
+    assert set(content["multipart/form-data"]["schema"]["properties"]) == {"file"}
+    assert "image/jpeg" in content
+    assert "application/json" not in content
+
+
 def test_every_operation_says_what_it_does_and_what_can_go_wrong(operations: Operations) -> None:
     for name, operation in operations.items():
         assert operation["summary"], name
@@ -82,8 +90,11 @@ def test_every_operation_says_what_it_does_and_what_can_go_wrong(operations: Ope
 
 def test_every_call_of_the_api_takes_a_key_and_says_what_comes_of_having_none(operations: Operations) -> None:
     for name, operation in operations.items():
-        if "/api/" in name:
-            assert operation["security"] == [{"HTTPBearer": []}], name
+        if name.endswith("/upload-tickets/{ticket_id}/file"):
+            assert not {"security", "401"} & {*operation, *operation["responses"]}, "a signature stands for it"
+        elif "/api/" in name:
+            assert operation["security"][0] == {"HTTPBearer": []}, name
+            assert len(operation["security"]) == 1 or name.endswith("/complete"), "or a signature"
             assert {"401", "403", "503"} <= operation["responses"].keys(), name
 
 

@@ -22,7 +22,7 @@ from smart_assets.catalogue.sqlite import create_sqlite_engine
 from smart_assets.errors import ConfigurationError
 from smart_assets.settings import PostgresqlSettings
 
-RELEASED = ["0001", "0002", "0003", "0004", "0005"]
+RELEASED = ["0001", "0002", "0003", "0004", "0005", "0006"]
 
 
 @pytest.fixture

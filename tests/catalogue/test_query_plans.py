@@ -274,3 +274,24 @@ async def test_paying_looks_up_one_account(database: Database) -> None:
     about_credits = [step for step in found if "credit_" in step]
     assert about_credits
     assert all(step.startswith("SEARCH credit_accounts USING INDEX") for step in about_credits), found
+
+
+async def test_tickets_whose_time_is_over_are_found_by_an_index(database: Database) -> None:
+    now = datetime.now(UTC)
+    for work in (
+        lambda catalogue: catalogue.any_ticket_over(now),
+        lambda catalogue: catalogue.tickets_over(now, but_for=["s3"], limit=100),
+        lambda catalogue: catalogue.forget_tickets(now, 100),
+    ):
+        steps = await plans(database, work, writes=True)
+        assert any("ix_upload_tickets_expires_at" in step for step in steps), steps
+        assert not any("TEMP B-TREE" in step or step == "SCAN upload_tickets" for step in steps), steps
+
+
+async def test_tickets_in_dead_hands_are_found_by_an_index(database: Database) -> None:
+    steps = await plans(
+        database,
+        lambda catalogue: catalogue.free_abandoned_tickets(own_lease="a", held=["a/1"], living=["a", "b"]),
+        writes=True,
+    )
+    assert any("ix_upload_tickets_claim" in step for step in steps), steps

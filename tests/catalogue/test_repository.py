@@ -18,7 +18,7 @@ from hypothesis.strategies import datetimes, just
 
 from smart_assets.assets.objects import created_at, first_id_at, new_asset_id
 from smart_assets.catalogue.database import Database
-from smart_assets.catalogue.models import AssetRecord, AssetState, KeyRecord, VariantRecord
+from smart_assets.catalogue.models import AssetRecord, AssetState, KeyRecord, TicketRecord, VariantRecord
 from smart_assets.catalogue.repository import AssetFilter, Repository, fold
 from smart_assets.errors import CatalogueUnavailable
 from smart_assets.formats import ImageFormat
@@ -451,3 +451,95 @@ async def test_rows_made_of_what_is_there_count_and_are_found(database: Database
     assert found == (two, one)
     (totals,) = await database.read(lambda catalogue: catalogue.totals())
     assert (totals.assets, totals.bytes) == (2, one.total_bytes + two.total_bytes)
+
+
+# ── Tickets ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def a_ticket(**changes: object) -> TicketRecord:
+    now = datetime.now(UTC)
+    record = TicketRecord(
+        id=new_asset_id(),
+        owner="ann",
+        key_id=new_asset_id(),
+        storage="s3",
+        incoming="private/incoming/x",
+        max_bytes=2**40,
+        wanted={"tags": ["été"], "nested": {"a": None}},
+        created_at=now,
+        expires_at=now,
+    )
+    return replace(record, **changes)  # type: ignore[arg-type]
+
+
+async def keep_tickets(database: Database, *records: TicketRecord) -> None:
+    for record in records:
+        await database.write(partial(Repository.insert_ticket, record=record))
+
+
+async def test_a_ticket_is_found_as_it_was_put_there_and_by_its_owner_only(database: Database) -> None:
+    record, service = a_ticket(), a_ticket(key_id=None, incoming=None)
+    await keep_tickets(database, record, service)
+    assert await database.read(lambda catalogue: catalogue.find_ticket(record.id)) == record
+    assert await database.read(lambda catalogue: catalogue.find_ticket(service.id, "ann")) == service
+    assert await database.read(lambda catalogue: catalogue.find_ticket(record.id, "bob")) is None
+    assert await database.read(lambda catalogue: catalogue.find_ticket(new_asset_id())) is None
+    found = await database.read(lambda catalogue: catalogue.find_tickets([record.id, new_asset_id()]))
+    assert found == {record.id: record}
+    assert await database.read(lambda catalogue: catalogue.newest_id()) == max(record.id, service.id)
+
+
+async def test_a_ticket_changes_only_under_the_claim_its_user_thinks_it_has(database: Database) -> None:
+    record = a_ticket()
+    await keep_tickets(database, record)
+    claims = [partial(Repository.claim_ticket, record=record, claim=f"{LEASE}{number}") for number in range(8)]
+    won = await asyncio.gather(*(database.write(claim) for claim in claims))
+    assert sum(won) == 1
+    mine = replace(record, claim=f"{LEASE}{won.index(True)}")
+    theirs = replace(record, claim="other/1")
+    for change in (Repository.free_ticket, Repository.finish_ticket, Repository.remove_ticket):
+        for lost in (theirs, record):
+            assert not await database.write(partial(change, record=lost))
+    used = replace(mine, outcome={"file": {"asset": None}})
+    assert await database.write(partial(Repository.finish_ticket, record=used))
+    kept = await database.read(lambda catalogue: catalogue.find_ticket(record.id))
+    assert kept == replace(record, outcome={"file": {"asset": None}})
+    assert await database.write(partial(Repository.remove_ticket, record=record))
+    assert await database.read(lambda catalogue: catalogue.find_ticket(record.id)) is None
+
+
+async def test_tickets_of_the_dead_are_free_and_those_of_the_living_are_not(database: Database) -> None:
+    claims = ("own/1", "own/2", "living/1", "dead/1", None)
+    tickets = {claim: a_ticket(claim=claim) for claim in claims}
+    await keep_tickets(database, *tickets.values())
+    freed = await database.write(
+        lambda catalogue: catalogue.free_abandoned_tickets(own_lease="own", held=["own/1"], living=["own", "living"])
+    )
+    assert freed == 2
+    left = await database.read(lambda catalogue: catalogue.find_tickets([ticket.id for ticket in tickets.values()]))
+    assert [left[ticket.id].claim for ticket in tickets.values()] == ["own/1", None, "living/1", None, None]
+
+
+async def test_tickets_are_over_once_their_time_is(database: Database) -> None:
+    now = datetime.now(UTC)
+    old = [a_ticket(expires_at=now - timedelta(hours=hours)) for hours in (3, 5, 4)]
+    elsewhere = a_ticket(expires_at=now - timedelta(hours=6), storage="gcs")
+    others = [a_ticket(), a_ticket(expires_at=now - timedelta(hours=9), claim="lease/1")]
+    plain = [a_ticket(expires_at=now - timedelta(hours=hours), incoming=None) for hours in (7, 8)]
+    held = a_ticket(expires_at=now - timedelta(hours=8), incoming=None, claim="lease/2")
+    before = now - timedelta(hours=2)
+    assert not await database.read(lambda catalogue: catalogue.any_ticket_over(before))
+    await keep_tickets(database, *old, elsewhere, *others, *plain, held)
+    assert await database.read(lambda catalogue: catalogue.any_ticket_over(before))
+
+    async def over(*but_for: str, limit: int = 10) -> list[UUID]:
+        found = await database.read(lambda catalogue: catalogue.tickets_over(before, but_for=but_for, limit=limit))
+        return [record.id for record in found]
+
+    assert await over() == [elsewhere.id, old[1].id, old[2].id, old[0].id]
+    assert await over("gcs", limit=2) == [old[1].id, old[2].id]
+    assert await database.write(lambda catalogue: catalogue.forget_tickets(before, 1)) == 1
+    assert await database.read(lambda catalogue: catalogue.find_ticket(plain[1].id)) is None
+    assert await database.write(lambda catalogue: catalogue.forget_tickets(before, 10)) == 1
+    left = await database.read(lambda catalogue: catalogue.find_tickets([*(each.id for each in plain), held.id]))
+    assert set(left) == {held.id}

@@ -233,9 +233,33 @@ def test_no_part_of_a_signature_stands_in_for_another() -> None:
     assert refused(stranger, KEY, query)
 
 
+TICKETS = "smart-assets/upload-ticket/1"
+words = st.sampled_from([KEY, "upload/019aa0c2", "complete/019aa0c2", "", "\n", TICKETS]) | st.text(max_size=40)
+
+
+@given(secret=st.sampled_from([FIRST, SECOND]), of=words, at=words, purpose=words, end=st.integers(1, 10**9))
+def test_a_signature_is_good_for_its_own_purpose_and_words_only(
+    secret: str, of: str, at: str, purpose: str, end: int
+) -> None:
+    delivery = UrlSigner([FIRST], clock=lambda: NOW)
+    tickets, others = delivery.for_purpose(TICKETS), UrlSigner([secret], clock=lambda: NOW).for_purpose(purpose)
+    assert set(tickets._keys.values()).isdisjoint(delivery._keys.values()), "not even the same secrets"
+    ends = datetime.fromtimestamp(NOW + end, tz=UTC)
+    query = dict(part.split("=", 1) for part in tickets.sign_until(of, ends).query.split("&"))
+    assert tickets.verify(of, query) == end
+    assert refused(delivery, of, query)
+    assert at == of or refused(tickets, at, query)
+    assert (secret, purpose) == (FIRST, TICKETS) or refused(others, of, query)
+    for shifted in (end + 1, end - 1, 10 * end):
+        assert refused(tickets, of, query | {"exp": str(int(NOW) + shifted)})
+    delivered = dict(part.split("=", 1) for part in delivery.sign_until(of, ends).query.split("&"))
+    assert delivery.verify(of, delivered) == end
+    assert refused(tickets, of, delivered)
+
+
 def test_nobody_signs_with_the_secret_of_an_unknown_key() -> None:
     signer, query = signed(FIRST)
-    forged = signing._signature(b"", "unknown", KEY, query["exp"])
+    forged = signing._signature(b"", signing._DELIVERY, "unknown", KEY, query["exp"])
     assert refused(signer, KEY, {"exp": query["exp"], "kid": "unknown", "sig": forged})
 
 

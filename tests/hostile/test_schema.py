@@ -14,8 +14,9 @@ import threading
 from collections.abc import Callable, Iterator, MutableMapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
+import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
@@ -52,6 +53,9 @@ RIGHT: dict[str, Callable[[Any], Any]] = {
     "cursor": lambda value: value and base64.urlsafe_b64encode(bytes(16)).decode().rstrip("="),
     "size": lambda _: None,
     "amount": lambda _: 5,
+    "upload": lambda _: "service",
+    "max_bytes": lambda value: value and min(value, 1_000_000),
+    "expiry_seconds": lambda value: value and min(value, 3600),
     "data_url": lambda _: DATA_URL,
     "metadata": lambda value: {"album": 7} if isinstance(value, dict) else json.dumps({"album": 7}),
 }
@@ -97,6 +101,17 @@ def make_right(values: object) -> None:
             values[name] = RIGHT[name](values[name])
 
 
+def ticketed(case: schemathesis.Case[Any], client: httpx.Client) -> None:
+    """A ticket that is there, whose URL it is; one to be completed was used before."""
+    ticket = client.post("/api/v1/upload-tickets", headers=ASKING).json()
+    if case.operation.path.endswith("/complete"):
+        client.post(ticket["url"], files={"file": images.image("png")})
+        case.query.clear()  # then the key decides
+    elif case.operation.path.endswith("/file"):
+        case.query.update(parse_qsl(urlsplit(ticket["url"]).query))
+    case.path_parameters["ticket_id"] = ticket["id"]
+
+
 def fed(case: schemathesis.Case[Any], service: ServiceProcess) -> None:
     """Exchange what no schema can say, so that the request is one that works; an asset it names is there."""
     if case.operation.path.endswith("/variants"):
@@ -105,6 +120,9 @@ def fed(case: schemathesis.Case[Any], service: ServiceProcess) -> None:
     make_right(case.body)
     for name in [name for name in case.headers if name.lower() in {"if-match", "idempotency-key"}]:
         del case.headers[name]  # they may refuse what is right: what was seen before, and what was asked before
+    if "ticket_id" in case.path_parameters:
+        with service.client() as client:
+            ticketed(case, client)
     if "asset_id" in case.path_parameters:
         with service.client() as client:
             content = {"Content-Type": "image/png"} | ASKING

@@ -204,7 +204,9 @@ async def test_sites_that_are_named_may_and_no_others(start_service: StartServic
             read = await service.client.get("/health/live", headers={"Origin": stranger})
             assert "access-control-allow-origin" not in read.headers
             assert "Origin" in read.headers.get("vary", "Origin")
-        problem_of(await service.client.options("/api/v1/assets", headers=preflight(SHOP, "PUT")), 403, "forbidden")
+        problem_of(
+            await service.client.options("/api/v1/assets", headers=preflight(SHOP, "PROPFIND")), 403, "forbidden"
+        )
 
 
 async def test_in_open_mode_a_site_that_is_named_may_write_and_no_other(start_service: StartService) -> None:

@@ -149,6 +149,42 @@ async def _without_its_signature(story: Story, url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{parts.path}"
 
 
+async def test_a_stranger_uploads_to_the_storage_itself_with_a_ticket(keeping: Story) -> None:
+    client, query = keeping.service.client, {"storage": keeping.storage, "sizes": "320", "visibility": "private"}
+    wanted = {"upload": "bucket", "max_bytes": len(HOLIDAY)}
+    answer = await client.post("/api/v1/upload-tickets", params=query, json=wanted)
+    if not keeping.backend.capabilities.presigned_uploads:
+        problem_of(answer, 422, "unsupported")
+        return
+    ticket = answer.json()
+
+    async def put(content: bytes) -> httpx.Response:
+        if ticket["method"] == "PUT":
+            return await keeping.stranger.put(ticket["url"], content=content, headers=ticket["headers"])
+        files = {"file": ("a.jpg", content)}
+        return await keeping.stranger.post(ticket["url"], data=ticket["fields"], files=files)
+
+    async def complete() -> httpx.Response:
+        return await client.post(ticket["complete_url"])
+
+    problem_of(await complete(), 409, "upload_missing")
+    too_much = await put(HOLIDAY + b"x")
+    assert too_much.is_success is not keeping.backend.capabilities.caps_uploads
+    problem_of(await complete(), *((413, "body_too_large") if too_much.is_success else (409, "upload_missing")))
+    assert (await put(b"<html>")).is_success
+    problem_of(await complete(), 415, "unsupported_image")
+    assert await keeping.objects() == []
+    assert (await put(HOLIDAY)).is_success
+    assert [key.startswith("private/incoming/") for key in await keeping.objects()] == [True]
+    asset = await complete()
+    assert asset.status_code == 200, asset.text
+    await _can_be_fetched(keeping, asset.json())
+    assert (await put(HOLIDAY)).is_success, "its URL is still good"
+    assert (await complete()).json()["id"] == asset.json()["id"]
+    assert len(await keeping.objects()) == 2
+    assert [state for _, state in await keeping.service.rows()] == ["ready"]
+
+
 async def test_a_failed_upload_leaves_nothing(keeping: Story) -> None:
     answer = await keeping.service.upload(DAMAGED, storage=keeping.storage, sizes="320")
     problem_of(answer, 422, "corrupt_image")

@@ -28,7 +28,7 @@ from smart_assets.maintenance.marker import Marker, _mark_again
 from smart_assets.maintenance.report import print_tables
 from smart_assets.settings import CreditSettings
 from smart_assets.storage.errors import StorageError
-from smart_assets.storage.keys import AssetKey, Visibility, parse_asset_key
+from smart_assets.storage.keys import AssetKey, Visibility, incoming_key, parse_asset_key
 from tests import images
 from tests.conftest import Service, StartService
 from tests.staging import DistantStorage, FaultyStorage
@@ -746,3 +746,37 @@ async def test_the_rows_of_a_running_services_memory_are_left_alone(
         await service.uploaded(HOLIDAY, storage="memory")
         assert run(tmp_path, "reconcile").returncode == 0
         assert len(await service.rows()) == 1
+
+
+async def test_what_came_with_an_open_ticket_is_no_orphan(service: Service, distant: FaultyStorage) -> None:
+    def leave(key: str) -> Any:
+        return distant.inner.upload(key, HOLIDAY, content_type="image/jpeg")
+
+    await service.uploaded(HOLIDAY, storage="distant")
+    answer = await service.client.post(
+        "/api/v1/upload-tickets", params={"storage": "distant"}, json={"upload": "bucket"}
+    )
+    open_ticket = incoming_key(UUID(answer.json()["id"]))
+    await leave(open_ticket)
+    await leave("private/incoming/no ticket at all")
+    report = await audit(service, "distant")
+    assert (report.findings, report.foreign) == ([], 1)
+    strays = [incoming_key(UUID(int=UUID(answer.json()["id"]).int - number)) for number in (1, 2)]
+    for stray in strays:
+        await leave(stray)
+    report = await audit(service, "distant", delete_orphans=True)
+    assert report.refused is None
+    assert {(finding.key, finding.removed) for finding in report.findings} == {(stray, True) for stray in strays}
+    left = await distant.keys()
+    assert open_ticket in left
+    assert left.isdisjoint(strays)
+
+
+async def test_a_ticket_for_one_storage_knows_nothing_of_another(service: Service, distant: FaultyStorage) -> None:
+    answer = await service.client.post(
+        "/api/v1/upload-tickets", params={"storage": "distant"}, json={"upload": "bucket"}
+    )
+    key = incoming_key(UUID(answer.json()["id"]))
+    await service.runtime.storages.get("local").upload(key, HOLIDAY, content_type="image/jpeg")
+    report = await audit(service)
+    assert [(finding.problem, finding.key) for finding in report.findings] == [("orphan", key)]

@@ -71,6 +71,8 @@ DELIVER: Final = "GET /assets/{key}"
 CONTENT: Final = "GET /api/v1/assets/{asset_id}/content"
 VARIANTS: Final = "POST /api/v1/assets/{asset_id}/variants"
 SIGN: Final = "POST /api/v1/assets/{asset_id}/signed-url"
+TICKET: Final = "POST /api/v1/upload-tickets"
+WITH_TICKET: Final = "POST /api/v1/upload-tickets/{ticket_id}/file"
 GRANT: Final = "POST /api/v1/credits"
 MOVE: Final = "POST /api/v1/assets/{asset_id}/move"
 
@@ -587,6 +589,83 @@ STORY: Final = (
         ),
     ),
     Folder(
+        "Upload tickets",
+        "Leave for somebody without a key, a visitor of a page say, to upload one file.",
+        (
+            Step(
+                "Make a ticket",
+                TICKET,
+                201,
+                query={"sizes": "100", **TAGGED},
+                json={"max_bytes": 1000000, "expiry_seconds": 600, "metadata": {"from": "a visitor"}},
+                checks={
+                    "it says where the file goes": "expect(body.url).to.match(/[?&]sig=/)",
+                    "and how": 'expect([body.upload, body.method]).to.eql(["service", "POST"])',
+                },
+                keeps={
+                    "ticketId": "body.id",
+                    "ticketUrl": "body.url",
+                    "forgedTicketUrl": 'body.url.replace(/sig=./, (sig) => "sig=" + (sig.endsWith("A") ? "B" : "A"))',
+                },
+            ),
+            Step(
+                "Upload with a signature that was made up",
+                WITH_TICKET,
+                403,
+                at="{{forgedTicketUrl}}",
+                key=NOBODY,
+                form=[("file", LOGO)],
+                problem="signature_invalid",
+            ),
+            Step(
+                "Upload with it",
+                WITH_TICKET,
+                201,
+                at="{{ticketUrl}}",
+                key=NOBODY,
+                form=[("file", LOGO)],
+                checks={
+                    "it is as the ticket says": "expect([body.metadata, body.variants.length])"
+                    '.to.eql([{ from: "a visitor" }, 1])'
+                },
+                keeps={"ticketAssetId": "body.id"},
+            ),
+            Step(
+                "Upload the same again, the answer being lost",
+                "PUT /api/v1/upload-tickets/{ticket_id}/file",
+                201,
+                at="{{ticketUrl}}",
+                key=NOBODY,
+                headers={"Content-Type": "image/png"},
+                raw=LOGO,
+                checks={"it is the same asset": 'expect(body.id).to.equal(kept("ticketAssetId"))'},
+            ),
+            Step(
+                "Upload another with it",
+                WITH_TICKET,
+                409,
+                at="{{ticketUrl}}",
+                key=NOBODY,
+                form=[("file", HOLIDAY)],
+                problem="ticket_used",
+            ),
+            Step(
+                "Look at it",
+                "GET /api/v1/upload-tickets/{ticket_id}",
+                path={"ticket_id": "{{ticketId}}"},
+                checks={
+                    "it was used": 'expect([body.state, body.asset_id]).to.eql(["used", kept("ticketAssetId")])',
+                },
+            ),
+            Step(
+                "Complete what is complete",
+                "POST /api/v1/upload-tickets/{ticket_id}/complete",
+                path={"ticket_id": "{{ticketId}}"},
+                checks={"it is the same asset": 'expect(body.id).to.equal(kept("ticketAssetId"))'},
+            ),
+        ),
+    ),
+    Folder(
         "Keys",
         "A key that may only read, made, used and revoked. Without keys in its settings the service asks nobody for "
         "one, and yet holds whoever sends one to what it may.",
@@ -640,7 +719,7 @@ STORY: Final = (
         "same.",
         (
             Step(
-                "What is left",
+                "What there is to spend",
                 "GET /api/v1/usage",
                 checks={"nothing is spent, or it is a number": "expect(body.spent || 0).to.be.at.least(0)"},
             ),

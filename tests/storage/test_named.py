@@ -474,3 +474,15 @@ async def test_no_answer_holds_a_named_storages_secret(start_service: StartServi
         assert answer.status_code == 200
         assert "hush-hush" not in answer.text
         assert "key-id" not in answer.text
+
+
+async def test_a_ticket_may_lead_to_a_named_storage(start_service: StartService) -> None:
+    account = {"type": "azure", "account_url": "http://127.0.0.1:9/pictures", "account_key": "a2V5", "container": "c"}
+    storages = {"media": {"type": "local"}, "archive": account | {"prefix": "p"}}
+    async with start_service(storages=storages) as service:
+        answer = await service.client.post("/api/v1/upload-tickets", params={"storage": "media"})
+        asset = await service.client.post(answer.json()["url"], files={"file": ("a.jpg", HOLIDAY)})
+        assert (asset.status_code, asset.json()["storage"]) == (201, "media")
+        query = {"storage": "archive"}
+        ticket = (await service.client.post("/api/v1/upload-tickets", params=query, json={"upload": "bucket"})).json()
+        assert ticket["url"].startswith(f"http://127.0.0.1:9/pictures/c/p/private/incoming/{ticket['id']}?")

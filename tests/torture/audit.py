@@ -32,6 +32,7 @@ _KNOWN_FILES = {
     "catalogue.sqlite3-shm",
     "catalogue.sqlite3-turn",
     "catalogue.sqlite3-retention",
+    "catalogue.sqlite3-tickets",
     "signing.key",
     "assets.lock",
     f"{CELLAR}.lock",
@@ -94,6 +95,8 @@ class _Catalogue:
     """Tag and asset, of the table that finds assets by their tags."""
     keys: dict[str, tuple[str | None, Any]]
     """Claim and outcome of each Idempotency-Key."""
+    tickets: dict[str, str | None]
+    """Claim of each upload ticket."""
     leases: int
     totals: dict[str, tuple[int, int]]
     paid: dict[str, int]
@@ -107,6 +110,7 @@ def is_settled(data_dir: Path, services: int) -> bool:
     with tables_of(data_dir) as tables:
         unsettled = len(tables.select("SELECT id FROM assets WHERE state != 'ready'"))
         claimed = len(tables.select("SELECT key FROM idempotency_keys WHERE outcome IS NULL"))
+        claimed += len(tables.select("SELECT id FROM upload_tickets WHERE claim IS NOT NULL"))
         leases = len(tables.select("SELECT id FROM leases"))
     return (unsettled, claimed, leases) == (0, 0, services)
 
@@ -149,6 +153,7 @@ def _read(data_dir: Path) -> _Catalogue:
             row["key"]: (row["claim"], row["outcome"] and json.loads(row["outcome"]))
             for row in tables.select("SELECT * FROM idempotency_keys")
         }
+        tickets = {_uuid(row["id"]): row["claim"] for row in tables.select("SELECT * FROM upload_tickets")}
         leases = len(tables.select("SELECT id FROM leases"))
         held = tables.select("SELECT * FROM storage_totals")
         paid: dict[str, int] = defaultdict(int)
@@ -157,7 +162,7 @@ def _read(data_dir: Path) -> _Catalogue:
         granted = sum(row["amount"] for row in tables.select("SELECT amount FROM credit_entries WHERE kind = 'grant'"))
         wrong = list(wrong_credits(tables))
     totals = {row["storage"]: (row["assets"], row["bytes"]) for row in held}
-    return _Catalogue(rows, tags, keys, leases, totals, paid, granted, wrong)
+    return _Catalogue(rows, tags, keys, tickets, leases, totals, paid, granted, wrong)
 
 
 def _row(row: Row) -> _Row:
@@ -189,6 +194,9 @@ def _unsettled(catalogue: _Catalogue, services: int) -> Iterator[str]:
     for key, (claim, outcome) in catalogue.keys.items():
         if claim is not None or outcome is None:
             yield f"the Idempotency-Key {key} is held by {claim}"
+    for ticket, claim in catalogue.tickets.items():
+        if claim is not None:
+            yield f"the upload ticket {ticket} is held by {claim}"
     if catalogue.leases != services:
         yield f"{catalogue.leases} leases of {services} processes"
 

@@ -7,7 +7,9 @@ import time
 from collections.abc import Sequence
 from functools import cache
 from itertools import count
+from pathlib import Path
 from random import Random
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -101,6 +103,8 @@ class Callers:
         query = {"tags": upload.tag, "visibility": upload.visibility, "storage": self.storage}
         if upload.sizes:
             query["sizes"] = ",".join(upload.sizes)
+        if upload.ticket is not None:
+            return await self._use(service, upload, upload.ticket)
         headers = {"Idempotency-Key": upload.key} if upload.key else {}
         path = f"{service}/api/v1/assets" + ("/batch" if upload.batch else "")
         if upload.media_type is not None:
@@ -113,11 +117,34 @@ class Callers:
         self._note(upload, answer)
         return answer.status_code
 
+    async def new_ticket(self, service: str, *, to: str | None = None) -> Upload:
+        """A request that was not sent yet, with a ticket: to the service, or about what already lies in the storage
+        `to`."""
+        upload = self.new_upload(sizes=SIZES)
+        upload.storage = to or self.storage
+        query = {"tags": upload.tag, "visibility": upload.visibility, "storage": upload.storage}
+        query["sizes"] = ",".join(upload.sizes)
+        wanted = {"upload": "bucket" if to else "service"}
+        made = (await self._call("POST", f"{service}/api/v1/upload-tickets", params=query, json=wanted)).json()
+        if to:
+            path = Path(urlsplit(made["url"]).path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(upload.contents[0])
+        url = urlsplit(made["complete_url"] or made["url"])
+        upload.key = upload.ticket = f"{url.path}?{url.query}"
+        return upload
+
+    async def _use(self, service: str, upload: Upload, ticket: str) -> int:
+        files = {} if "/complete?" in ticket else {"files": {"file": ("a.jpg", upload.contents[0])}}
+        answer = await self._call("POST", f"{service}{ticket}", **files)
+        self._note(upload, answer)
+        return answer.status_code
+
     def _note(self, upload: Upload, answer: httpx.Response) -> None:
         if upload.key and answer.status_code in _TRANSIENT:
             return
         ids = []
-        if answer.status_code == 201:
+        if answer.is_success:
             told = answer.json()
             ids = [asset["id"] for asset in (told["assets"] if upload.batch else [told])]
         if upload.answer is not Answer.NONE:

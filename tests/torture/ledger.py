@@ -58,6 +58,8 @@ class Upload:
     key: str | None = None
     media_type: str | None = None
     """Of a body that is no form."""
+    ticket: str | None = None
+    """The way to where it is sent, of one that needs no key; it is the `key` under which it is sent again."""
     answer: Answer = Answer.NONE
     replayed: bool = False
     """Whether the answer, when it came, was that of an earlier request."""

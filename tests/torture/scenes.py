@@ -123,6 +123,14 @@ async def keyed_mistake(stage: Stage) -> Upload:
     return await stage.upload(stage.callers.new_upload(b"words", media_type="text/plain", keyed=True))
 
 
+async def ticket_upload(stage: Stage) -> Upload:
+    return await stage.upload(await stage.callers.new_ticket(stage.service.url))
+
+
+async def ticket_completion(stage: Stage) -> Upload:
+    return await stage.upload(await stage.callers.new_ticket(stage.service.url, to=CELLAR))
+
+
 REQUESTS: dict[Scene, Callable[[Stage], Awaitable[Upload | Asset]]] = {
     Scene.SMALL_UPLOAD: small_upload,
     Scene.LARGE_UPLOAD: large_upload,
@@ -138,4 +146,6 @@ REQUESTS: dict[Scene, Callable[[Stage], Awaitable[Upload | Asset]]] = {
     Scene.KEYED_BATCH: keyed_batch,
     Scene.KEYED_REFUSAL: keyed_refusal,
     Scene.KEYED_MISTAKE: keyed_mistake,
+    Scene.TICKET_UPLOAD: ticket_upload,
+    Scene.TICKET_COMPLETION: ticket_completion,
 }

@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from functools import wraps
 from json import dumps, loads
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from tests.torture.steps import CELLAR, NAMED, Point
 
 if TYPE_CHECKING:
+    from smart_assets.expiry import Validity
     from smart_assets.settings import Settings
     from smart_assets.storage.local import LocalStorage
 
@@ -192,9 +194,22 @@ def _become_a_service(order: Order) -> None:
 
 
 def _cellar(name: str, settings: Settings) -> LocalStorage:
+    from dataclasses import replace
+
+    from smart_assets.storage.base import PresignedUpload
     from smart_assets.storage.local import LocalStorage
 
-    return LocalStorage(name, settings.data_dir / CELLAR, settings.temporary_dir)
+    class Cellar(LocalStorage):
+        """With leave to write there, for who is on this machine anyway."""
+
+        capabilities = replace(LocalStorage.capabilities, presigned_uploads=True)
+
+        async def _presigned_upload(self, key: str, max_bytes: int, validity: Validity) -> PresignedUpload:
+            path = self.path(key)
+            assert path is not None
+            return PresignedUpload("PUT", path.as_uri(), datetime.fromtimestamp(validity.expires, tz=UTC))
+
+    return Cellar(name, settings.data_dir / CELLAR, settings.temporary_dir)
 
 
 def main() -> None:

@@ -36,6 +36,10 @@ class Scene(Enum):
     """A damaged file under a key: the refusal is remembered."""
     KEYED_MISTAKE = auto()
     """A body of the wrong type under a key: nothing is remembered, the key is free again."""
+    TICKET_UPLOAD = auto()
+    """With a ticket, to the service."""
+    TICKET_COMPLETION = auto()
+    """Of what was uploaded to the cellar, past the service, with a ticket."""
     START = auto()
     """No request: it dies while it starts."""
     REPAIR = auto()
@@ -243,6 +247,20 @@ def _key() -> Iterator[Step]:
     yield Step("key: freed, not answered", Scene.KEYED_MISTAKE, _committed("free_key"), NOTHING)
 
 
+def _ticket() -> Iterator[Step]:
+    upload, completion = Scene.TICKET_UPLOAD, Scene.TICKET_COMPLETION
+    yield Step("ticket: claimed, in its transaction", upload, _written("claim_ticket"), NOTHING)
+    yield Step("ticket: claimed", upload, _committed("claim_ticket"), NOTHING)
+    yield Step("ticket: used, in its transaction", upload, _written("finish_ticket"), NOTHING)
+    yield Step("ticket: used, not answered", upload, _committed("finish_ticket"), WHOLE)
+    yield Step("completion: ticket claimed", completion, _committed("claim_ticket"), NOTHING)
+    yield Step("completion: file fetched", completion, _after(f"{_SPOOL}.finish"), NOTHING)
+    yield Step("completion: original stored", completion, _after(f"{_STORAGE}.upload", ".original."), NOTHING)
+    yield Step("completion: ticket used", completion, _committed("finish_ticket"), WHOLE)
+    yield Step("completion: file removed", completion, _after(f"{_STORAGE}._try_to_remove"), WHOLE)
+    yield Step("completion: not answered", completion, _after(f"{_STORAGE}.cleanup_failed_assets"), WHOLE)
+
+
 def _start() -> Iterator[Step]:
     scene = Scene.START
     directory = _after("smart_assets.scratch:ScratchDirectory.__init__")
@@ -284,6 +302,7 @@ def _repair() -> Iterator[Step]:
     yield step("one old copy removed", one_removed, MOVED, after=switched)
     yield step("move finished, not closed", emptied, MOVED, after="move: one old copy removed")
     yield step("key freed", _committed("free_abandoned_keys"), NOTHING, after="key: claimed")
+    yield step("ticket freed", _committed("free_abandoned_tickets"), NOTHING, after="completion: ticket claimed")
     yield step("dead lease dropped", _committed("drop_leases"), NOTHING, after="upload: intent durable")
 
 
@@ -297,6 +316,7 @@ STEPS = (
     *_change("withdrawal", Scene.WITHDRAWAL, PUBLIC, PRIVATE),
     *_move(),
     *_key(),
+    *_ticket(),
     *_repair(),
 )
 NAMED = {step.name: step for step in STEPS}

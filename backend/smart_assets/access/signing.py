@@ -1,7 +1,8 @@
-"""Signed URLs: whoever holds one may fetch one object until it expires.
+"""Signed URLs: whoever holds one may do one thing until it expires: fetch one object, or what a ticket is for.
 
 The signature is HMAC-SHA256 (RFC 2104) over a purpose, the object's key, the expiry and the id of the signing key, so
-none of them can be exchanged and a signature made for one thing is good for nothing else.
+none of them can be exchanged and a signature made for one thing is good for nothing else. Each purpose but delivery has
+keys of its own besides, derived from the signing keys.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from smart_assets.errors import ConfigurationError, SignatureExpired, SignatureI
 from smart_assets.expiry import expiry_window
 from smart_assets.settings import Settings
 
-_PURPOSE = "smart-assets/delivery/1"
+_DELIVERY = "smart-assets/delivery/1"
+_DERIVATION = "smart-assets/derived-key/1"
 _KEY_FILE = "signing.key"
 _EXPIRY = re.compile(r"[1-9][0-9]{0,11}(\.[0-9]{1,3})?", re.ASCII)
 
@@ -40,11 +42,15 @@ class Signature:
 class UrlSigner:
     """Signs with the first of its keys, verifies with all of them, so keys can be exchanged without breaking links."""
 
-    def __init__(self, signing_keys: Sequence[str], clock: Callable[[], float] = time.time) -> None:
-        """`clock` gives Unix seconds."""
-        self._keys = {_key_id(key): key.encode() for key in signing_keys}
+    def __init__(
+        self, signing_keys: Sequence[str], clock: Callable[[], float] = time.time, *, purpose: str = _DELIVERY
+    ) -> None:
+        """`clock` gives Unix seconds; for any `purpose` but delivery the keys are derived from the `signing_keys`."""
+        self._signing_keys = tuple(signing_keys)
+        self._keys = {_key_id(key): _key_for(purpose, key.encode()) for key in signing_keys}
         self._first = _key_id(signing_keys[0])
         self._clock = clock
+        self._purpose = purpose
 
     @classmethod
     def from_settings(cls, settings: Settings, temporary_dir: Path) -> Self:
@@ -52,15 +58,25 @@ class UrlSigner:
         keys = [key.get_secret_value() for key in settings.signing_keys]
         return cls(keys or [kept_signing_key(settings.data_dir, temporary_dir)])
 
+    def for_purpose(self, purpose: str) -> UrlSigner:
+        """A signer for something else than delivery, of the same keys: what either signs the other finds invalid."""
+        return UrlSigner(self._signing_keys, self._clock, purpose=purpose)
+
     def sign(self, key: str, expiry_seconds: int) -> Signature:
         """A signature good for at most `expiry_seconds` from now.
 
         The expiry is rounded down to a window of a tenth of that, at most an hour: calls within a window get the same
         string, so caches work.
         """
-        expires_ms = expiry_window(self._clock(), expiry_seconds)
+        return self._signed(key, expiry_window(self._clock(), expiry_seconds))
+
+    def sign_until(self, key: str, expires_at: datetime) -> Signature:
+        """A signature good until then, to the millisecond."""
+        return self._signed(key, int(expires_at.timestamp() * 1000))
+
+    def _signed(self, key: str, expires_ms: int) -> Signature:
         expires = _format_expiry(expires_ms)
-        signature = _signature(self._keys[self._first], self._first, key, expires)
+        signature = _signature(self._keys[self._first], self._purpose, self._first, key, expires)
         return Signature(
             f"exp={expires}&kid={self._first}&sig={signature}", datetime.fromtimestamp(expires_ms / 1000, tz=UTC)
         )
@@ -77,7 +93,7 @@ class UrlSigner:
         key_id = query.get("kid", "")
         secret = self._keys.get(key_id, b"")
         genuine = hmac.compare_digest(
-            _signature(secret, key_id, key, expires).encode(), signature.encode("utf-8", "replace")
+            _signature(secret, self._purpose, key_id, key, expires).encode(), signature.encode("utf-8", "replace")
         )
         if not (genuine and secret and _EXPIRY.fullmatch(expires)):
             raise SignatureInvalid("the signature does not fit this URL")
@@ -97,9 +113,14 @@ def _key_id(key: str) -> str:
     return hashlib.sha256(b"kid:" + key.encode()).hexdigest()[:8]
 
 
-def _signature(secret: bytes, key_id: str, key: str, expires: str) -> str:
+def _key_for(purpose: str, key: bytes) -> bytes:
+    """A key of each purpose's own. No message of a delivery begins as what it is derived by."""
+    return key if purpose == _DELIVERY else hmac.digest(key, f"{_DERIVATION}\n{purpose}".encode(), "sha256")
+
+
+def _signature(secret: bytes, purpose: str, key_id: str, key: str, expires: str) -> str:
     # No part can hold a line feed (keys have no control characters), so no two inputs run into the same message.
-    message = f"{_PURPOSE}\n{key_id}\n{expires}\n{key}".encode("utf-8", "replace")
+    message = f"{purpose}\n{key_id}\n{expires}\n{key}".encode("utf-8", "replace")
     digest = hmac.digest(secret, message, "sha256")
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 

@@ -41,7 +41,8 @@ _PART_OVERHEAD_BYTES = 64 * 1024
 class BodyLimits:
     """What a body may be, and what reading it takes: a `directory` for temporary files, `threads` to write them in.
 
-    `timeout_seconds` is how long a sender may stall, `meter` counts what comes where that is limited.
+    `timeout_seconds` is how long a sender may stall, `meter` counts what comes where that is limited. With `only_files`
+    nothing but a file may come: neither metadata, nor JSON with the address of one.
     """
 
     max_file_bytes: int
@@ -50,6 +51,7 @@ class BodyLimits:
     threads: Threads
     timeout_seconds: float
     meter: Meter | None = None
+    only_files: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,17 +114,18 @@ class _Reader:
             return await self._form(parameters.get("boundary", b""))
         if media_type.startswith("image/") or media_type == "application/octet-stream":
             return await self._raw()
-        if media_type == "application/json":
+        if media_type == "application/json" and not self.limits.only_files:
             return await self._json()
-        raise UnsupportedMediaType(
+        refusal = (
             f"the Content-Type {media_type[:100]!r} is not taken; send multipart/form-data, "
-            f"an image's bytes as image/* or application/octet-stream, or application/json with a {DATA_URL} or a "
-            f"{SOURCE_URL}"
+            f"an image's bytes as image/* or application/octet-stream"
         )
+        json = "" if self.limits.only_files else f", or application/json with a {DATA_URL} or a {SOURCE_URL}"
+        raise UnsupportedMediaType(refusal + json)
 
     async def _form(self, boundary: bytes) -> IncomingBody:
         field, max_files = ("files", self.limits.max_files) if self.batch else ("file", 1)
-        form = UploadForm(boundary, file_field=field, max_files=max_files)
+        form = UploadForm(boundary, file_field=field, max_files=max_files, takes_metadata=not self.limits.only_files)
         await self.sender.expect(max_files * self.limits.max_file_bytes + (max_files + 1) * _PART_OVERHEAD_BYTES)
         spools: list[Spool] = []
         refused: dict[int, BodyTooLarge] = {}

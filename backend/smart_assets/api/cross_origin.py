@@ -11,7 +11,7 @@ from starlette.types import ASGIApp
 
 from smart_assets.api.problems import problem
 
-_METHODS = ("GET", "HEAD", "POST", "PATCH", "DELETE")
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _REQUEST_HEADERS = (
     "Authorization",
     "Content-Digest",

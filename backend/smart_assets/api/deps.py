@@ -64,6 +64,7 @@ AdminDep = Annotated[Caller, Depends(May(Scope.ADMIN))]
 
 
 AssetId = Annotated[str, Path(description="The `id` of an asset.")]
+TicketId = Annotated[str, Path(description="The `id` of an upload ticket.")]
 
 
 async def get_presenter(request: Request, runtime: RuntimeDep) -> Presenter:

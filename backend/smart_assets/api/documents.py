@@ -46,9 +46,13 @@ PARTICULAR = frozenset(
         "signature_expired",
         "variant_not_found",
         "key_not_found",
+        "ticket_not_found",
         "route_not_found",
         "idempotency_conflict",
         "idempotency_in_progress",
+        "ticket_used",
+        "ticket_in_use",
+        "upload_missing",
         "unsupported_image",
         "corrupt_image",
         "too_many_pixels",
@@ -97,15 +101,18 @@ _JSON_BODY = {
 }
 
 
-def upload_body(field: str, *, several: bool) -> dict[str, Any]:
-    """The request body of an upload, for OpenAPI: concrete types, since Swagger UI sends what stands here as it is."""
+def upload_body(field: str, *, several: bool, only_files: bool = False) -> dict[str, Any]:
+    """The request body of an upload, for OpenAPI: concrete types, since Swagger UI sends what stands here as it is.
+
+    With `only_files` neither metadata nor JSON is part of it.
+    """
     files = {"type": "array", "items": _FILE, "minItems": 1} if several else _FILE
     form = {
         "schema": {
             "type": "object",
             "required": [field],
             "additionalProperties": False,
-            "properties": {field: files, "metadata": _METADATA},
+            "properties": {field: files} | ({} if only_files else {"metadata": _METADATA}),
         }
     }
     raw = {image_format.media_type: {"schema": _FILE} for image_format in ImageFormat}
@@ -116,7 +123,7 @@ def upload_body(field: str, *, several: bool) -> dict[str, Any]:
                 "multipart/form-data": form,
                 **raw,
                 "application/octet-stream": {"schema": _FILE},
-                "application/json": _JSON_BODY,
+                **({} if only_files else {"application/json": _JSON_BODY}),
             },
         }
     }
@@ -153,7 +160,8 @@ def described(app: FastAPI, storages: Iterable[str], default_storage: str) -> di
                 _simplify(parameter)
                 if parameter["name"] == "storage":
                     _name_storages(parameter["schema"], storages, default_storage)
-            _add_examples(operation, _EXAMPLES.get(f"{method.upper()} {path}", ()))
+            name = f"{method.upper()} {path}"
+            _add_examples(operation, _EXAMPLES.get(_ALIKE.get(name, name), ()))
     return document
 
 
@@ -215,7 +223,8 @@ def _add_examples(operation: dict[str, Any], examples: Iterable[dict[str, Any]])
             content = operation["requestBody"]["content"]["application/json"]
             _named(content, example["summary"], example["request"])
         if "response" in example:
-            content = operation["responses"][str(example["status"])]["content"]
+            status = next(status for status in operation["responses"] if status.startswith("2"))
+            content = operation["responses"][status]["content"]
             _named(content[example["media_type"]], example["summary"], example["response"])
 
 
@@ -310,6 +319,11 @@ def _problem(status: int, codes: Iterable[str]) -> dict[str, Any]:
 _ANSWERS = {
     "upload": ("Everything asked for is stored.", "Location", "Idempotency-Replayed"),
     "upload_batch": ("Every file is stored, or with `atomic=false` what could be.", "Idempotency-Replayed"),
+    "make_ticket": ("The ticket: where to send the file, and until when.", "Location"),
+    "get_ticket": ("The ticket as it is now.",),
+    "upload_with_ticket": ("Everything the ticket asks for is stored.", "Location", "Idempotency-Replayed"),
+    "put_with_ticket": ("Everything the ticket asks for is stored.", "Location", "Idempotency-Replayed"),
+    "complete_ticket": ("Everything the ticket asks for is stored.", "Idempotency-Replayed"),
     "list_assets": ("A page of them; `next_cursor` is null on the last.",),
     "get_asset": ("The asset as it is now.", "ETag"),
     "change_asset": ("The asset as it is now.", "ETag"),
@@ -332,6 +346,12 @@ _ANSWERS = {
     "stats": ("What is stored now.",),
     "storages": ("Each by its name.",),
 }
+_WITH_TICKET = "/api/v1/upload-tickets/{ticket_id}"
+_ALIKE = {
+    f"{call} {_WITH_TICKET}/{way}": f"POST {_WITH_TICKET}/file" for call, way in (("PUT", "file"), ("POST", "complete"))
+}
+"""What is answered as another call is."""
+
 _HEADERS = {
     "ETag": "The version, for `If-Match`.",
     "Idempotency-Replayed": "`true` where this answer was given before.",
@@ -355,6 +375,10 @@ _DETAILS = {
     "body_timeout": "no byte came for 30 seconds, or fewer than 1024 a second",
     "idempotency_conflict": "this Idempotency-Key was used for another request",
     "idempotency_in_progress": "the first request under this Idempotency-Key still runs; try again",
+    "ticket_not_found": "there is no such ticket",
+    "ticket_used": "this ticket was used for another file",
+    "ticket_in_use": "a file is just being uploaded with this ticket; try again",
+    "upload_missing": "nothing was uploaded with this ticket yet",
     "asset_gone": "what this request made was deleted since",
     "asset_busy": "another change of this asset is under way",
     "precondition_failed": "the asset is at version 3 now: fetch it again",

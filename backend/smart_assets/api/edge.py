@@ -37,7 +37,7 @@ SAFE_BY_DEFAULT = {
 _PAGE_POLICY = b"base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
 _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-_UPLOADS = frozenset({"/api/v1/assets", "/api/v1/assets/batch"})
+_UPLOADS = re.compile(r"/api/v1/(assets(/batch)?|upload-tickets/[^/]+/file)")
 
 
 class Edge:
@@ -83,7 +83,7 @@ class Edge:
             if refusal is not None:
                 await problem("forbidden", refusal)(scope, receive, send_with_id)
                 return
-            if scope["path"] not in _UPLOADS:
+            if not _UPLOADS.fullmatch(scope["path"]):
                 receive = _bounded(receive, self._body_timeout)
             await self._app(scope, receive, send_with_id)
         except asyncio.CancelledError:

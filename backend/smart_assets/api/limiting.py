@@ -82,6 +82,19 @@ async def admit(request: Request, runtime: Runtime, use: Use | None) -> Caller:
     return caller
 
 
+async def admit_bearer(request: Request, use: Use, *, key: str | None = None) -> None:
+    """RateLimited where a request that brings leave instead of a key comes too often: from its address or, with `key`,
+    under the key that gave the leave."""
+    turn: Turn | None = request.scope.get(_TURN)
+    if turn is None:
+        return
+    if key is None:
+        await turn.use(use, "address")
+        return
+    turn.is_with(key)
+    await turn.use(use, "key")
+
+
 def meter_of(request: Request) -> Meter | None:
     """For the bytes the request brings; None where they are not limited."""
     turn: Turn | None = request.scope.get(_TURN)

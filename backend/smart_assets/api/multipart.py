@@ -27,13 +27,14 @@ class UploadForm:
     InvalidParameter where it is by its fields. Nothing is copied but headers and metadata.
     """
 
-    def __init__(self, boundary: bytes, *, file_field: str, max_files: int) -> None:
+    def __init__(self, boundary: bytes, *, file_field: str, max_files: int, takes_metadata: bool = True) -> None:
         """`boundary` as in the Content-Type; `file_field` is the name of the files' field."""
         self.filenames: list[str | None] = []
         """What each file is called, in the order they came."""
         self.metadata: dict[str, JsonValue] | None = None
         self._file_field = file_field
         self._max_files = max_files
+        self._takes_metadata = takes_metadata
         self._headers: dict[bytes, bytes] = {}
         self._header_name = b""
         self._header_value = b""
@@ -105,12 +106,13 @@ class UploadForm:
         encoding, _ = parse_header(self._headers.get(b"content-transfer-encoding", b""))
         if encoding not in _PLAIN_ENCODINGS:
             raise MalformedBody("a part of the form has a Content-Transfer-Encoding, which forms no longer do")
-        if name == _METADATA:
+        if name == _METADATA and self._takes_metadata:
             self._begin_metadata(is_file="filename" in parameters or "filename*" in parameters)
         elif name == self._file_field:
             self._begin_file(filename_of(parameters))
         else:
-            message = f"is not a field here; there are {self._file_field} and {_METADATA}"
+            more = f" and {_METADATA}" if self._takes_metadata else ""
+            message = f"is not a field here; there {'are' if more else 'is'} {self._file_field}{more}"
             raise InvalidParameter.at("body", name[:100], message=message)
 
     def _begin_metadata(self, *, is_file: bool) -> None:

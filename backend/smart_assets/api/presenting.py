@@ -43,7 +43,8 @@ class Presenter:
     def __init__(self, delivery: Delivery, base_url: str) -> None:
         """`base_url` has no slash at its end."""
         self._delivery = delivery
-        self._base_url = base_url
+        self.base_url = base_url
+        """Where callers reach the service; no slash at its end."""
 
     def uploaded(self, uploaded: UploadedAsset) -> Asset:
         """An asset just made, with the sizes it lacks; the bytes themselves where nothing was kept."""
@@ -66,10 +67,10 @@ class Presenter:
 
     async def signed(self, record: AssetRecord, size: str | None, expiry_seconds: int) -> SignedUrl:
         """A URL for the original or a size that is good for at most `expiry_seconds`."""
-        return await self._delivery.signed_url(record, size, expiry_seconds, self._base_url)
+        return await self._delivery.signed_url(record, size, expiry_seconds, self.base_url)
 
     def _link(self, record: AssetRecord, variant: VariantRecord | None) -> Link:
-        return self._delivery.link(record, variant, self._base_url)
+        return self._delivery.link(record, variant, self.base_url)
 
 
 def built(model: type[Model], **values: Any) -> Model:

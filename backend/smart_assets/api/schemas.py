@@ -27,6 +27,7 @@ from smart_assets.access.scopes import Scope
 from smart_assets.api.headers import clean_filename
 from smart_assets.assets.deletions import Status
 from smart_assets.assets.library import Changes
+from smart_assets.assets.tickets import Way
 from smart_assets.imaging.sizes import DEFAULT_QUALITY, Fit, Gravity
 from smart_assets.visibility import Visibility
 
@@ -372,6 +373,80 @@ class SignedUrl(BaseModel):
     url_expires_at: Timestamp
 
 
+_SHA256 = r"^[0-9a-f]{64}$"
+
+
+class TicketRequest(BaseModel):
+    """What a ticket is good for, besides the upload its parameters describe."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"max_bytes": 10_000_000, "expiry_seconds": 900}]}
+    )
+
+    max_bytes: Annotated[int | None, BeforeValidator(_whole)] = Field(
+        None, ge=1, strict=True, description="The largest file it takes; by default, and at most, the service's limit."
+    )
+    expiry_seconds: Annotated[int | None, BeforeValidator(_whole)] = Field(
+        None, ge=1, le=604_800, strict=True, description="How long it is good for; by default as the service is set."
+    )
+    upload: Way = Field(
+        Way.SERVICE,
+        description="`service`: the file is sent here. `bucket`: to the storage itself, where that can be, and is then "
+        "to be completed.",
+    )
+    sha256: str | None = Field(
+        None, pattern=_SHA256, description="Of the file, in hexadecimal, where it is known: no other is taken."
+    )
+    metadata: dict[str, Any] = Field(default_factory=dict, description="The asset's, at most 16 KiB.")
+
+
+class Ticket(BaseModel):
+    """Leave to upload one file without a key: send it as `method`, `url`, `fields` and `headers` say."""
+
+    id: UUID
+    upload: Way
+    method: Literal["POST", "PUT"] = Field(
+        description="`POST`: a form of `fields`, and then the file as the field `file`. `PUT`: the bytes as they are."
+    )
+    url: str = Field(examples=["https://images.example.com/api/v1/upload-tickets/019aa0c2-…/file?exp=…&kid=…&sig=…"])
+    fields: dict[str, str]
+    headers: dict[str, str]
+    complete_url: str | None = Field(
+        description="For `bucket`: where a POST says that the file is there, and is answered with the asset."
+    )
+    max_bytes: int
+    expires_at: Timestamp
+
+
+class TicketStatus(BaseModel):
+    """What became of a ticket."""
+
+    id: UUID
+    state: Literal["open", "used", "expired"]
+    upload: Way
+    storage: str
+    max_bytes: int
+    created_at: Timestamp
+    expires_at: Timestamp
+    asset_id: UUID | None = Field(description="Of the asset that was made with it; null as long as there is none.")
+
+
+class TicketQuery(_Query):
+    """The signature of a ticket's URL."""
+
+    exp: str | None = Field(None, max_length=32, description="When it ends, in Unix seconds.")
+    kid: str | None = Field(None, max_length=32, description="Which key it was signed with.")
+    sig: str | None = Field(None, max_length=128, description="The signature.")
+
+
+class TicketUploadQuery(TicketQuery):
+    """The signature of a ticket's URL, and the file's name."""
+
+    filename: str | None = Field(
+        None, description="The filename of a raw body that has no `Content-Disposition`; the ticket's goes before it."
+    )
+
+
 class NewApiKeyRequest(BaseModel):
     """The key that is wanted."""
 
@@ -614,6 +689,8 @@ class StorageCapabilities(BaseModel):
     max_key_bytes: int
     create_if_absent: bool
     signed_urls: bool
+    presigned_uploads: bool
+    caps_uploads: bool
     verifies_writes: bool
     public_access: bool
 

@@ -85,7 +85,7 @@ class Attempt:
         failures = [outcome.error for outcome in outcomes if isinstance(outcome, Failure)]
         if len(failures) == len(outcomes) and not all(is_about_the_content(error) for error in failures):
             return
-        self._finish(catalogue, {"files": [_told(outcome) for outcome in outcomes]})
+        self._finish(catalogue, {"files": [told(outcome) for outcome in outcomes]})
 
     async def remember_refusal(self, error: SmartAssetsError) -> None:
         """Remember that the request was refused, where that was for what it sent."""
@@ -109,7 +109,7 @@ class Attempt:
         """
         outcome = self._record.outcome or {}
         if "refused" in outcome:
-            raise _repeated(outcome["refused"])
+            raise repeated(outcome["refused"])
         ids = [UUID(file["asset"]) for file in outcome["files"] if file.get("asset")]
         found = await self._database.read(
             # Of whichever owner: an admin may have added to another's.
@@ -118,14 +118,14 @@ class Attempt:
         outcomes: list[UploadedAsset | Failure] = []
         for file in outcome["files"]:
             if "refused" in file:
-                outcomes.append(Failure(_repeated(file["refused"])))
+                outcomes.append(Failure(repeated(file["refused"])))
                 continue
             if file["asset"] is None:
                 return None
             record = found[file["asset"]]
             if record is None:
                 raise AssetGone("what this request made was deleted since")
-            lacking = tuple(Failure(_repeated(failure), failure["size"]) for failure in file["failed"])
+            lacking = tuple(Failure(repeated(failure), failure["size"]) for failure in file["failed"])
             outcomes.append(UploadedAsset(record, lacking))
         return outcomes
 
@@ -198,7 +198,8 @@ def _in_progress() -> IdempotencyInProgress:
     return IdempotencyInProgress("the first request under this Idempotency-Key still runs; try again")
 
 
-def _told(outcome: UploadedAsset | Failure) -> JsonObject:
+def told(outcome: UploadedAsset | Failure) -> JsonObject:
+    """What is remembered of a file."""
     if isinstance(outcome, Failure):
         return {"refused": {"code": outcome.error.code, "detail": outcome.error.detail}}
     kept = outcome.data_urls is None
@@ -208,6 +209,7 @@ def _told(outcome: UploadedAsset | Failure) -> JsonObject:
     return {"asset": str(outcome.record.id) if kept else None, "failed": failed}
 
 
-def _repeated(told: JsonObject) -> RepeatedError:
+def repeated(told: JsonObject) -> RepeatedError:
+    """What was remembered of a refusal, as an error again."""
     errors = tuple(InputError(tuple(wrong["loc"]), wrong["message"]) for wrong in told.get("errors", ()))
     return RepeatedError(told["code"], told["detail"], errors=errors)

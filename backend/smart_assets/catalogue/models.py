@@ -252,6 +252,28 @@ class DailyUsage:
     credits: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TicketRecord:
+    """Leave to upload one file of at most `max_bytes` without a key, as `wanted` says, for `owner`.
+
+    `key_id` is the key it was made with, None where that is in no catalogue. `incoming` is the key in `storage` at
+    which the file may lie before it was looked at, None where it comes through the service. `claim` is that of who is
+    at work on it; `outcome` what came of it, None as long as it was not used.
+    """
+
+    id: UUID
+    owner: str
+    key_id: UUID | None
+    storage: str
+    incoming: str | None
+    max_bytes: int
+    wanted: JsonObject
+    created_at: datetime
+    expires_at: datetime
+    claim: str | None = None
+    outcome: JsonObject | None = None
+
+
 class UtcDateTime(TypeDecorator[datetime]):
     """An aware datetime, kept in UTC. SQLite keeps no zone, so it is taken off and put back."""
 
@@ -434,6 +456,31 @@ credit_usage = Table(
     Column("sizes", BigInteger, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("credits", BigInteger, nullable=False),
+)
+
+# What may be uploaded without a key. `outcome` is null until it was; who is at work on it has a `claim`.
+upload_tickets = Table(
+    "upload_tickets",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("owner", String(64), nullable=False),
+    Column("key_id", Uuid),
+    Column("storage", String(64), nullable=False),
+    Column("incoming", String(200)),
+    Column("max_bytes", BigInteger, nullable=False),
+    Column("wanted", JSON, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+    Column("claim", String(64)),
+    Column("outcome", JSON(none_as_null=True)),
+    Index("ix_upload_tickets_expires_at", "expires_at"),
+)
+# The few somebody is, or was, at work on.
+Index(
+    "ix_upload_tickets_claim",
+    upload_tickets.c.claim,
+    sqlite_where=upload_tickets.c.claim.is_not(None),
+    postgresql_where=upload_tickets.c.claim.is_not(None),
 )
 
 # Who this catalogue is (one row), and how many times it tidied up each storage. A storage's marker object says the

@@ -42,6 +42,7 @@ from smart_assets.catalogue.models import (
     JobRun,
     JsonObject,
     KeyRecord,
+    TicketRecord,
     VariantRecord,
     api_keys,
     asset_tags,
@@ -55,6 +56,7 @@ from smart_assets.catalogue.models import (
     leases,
     storage_totals,
     tidied,
+    upload_tickets,
 )
 from smart_assets.errors import InsufficientCredits
 from smart_assets.formats import ImageFormat
@@ -632,8 +634,10 @@ class Repository:
         return number
 
     def newest_id(self) -> UUID | None:
-        """The greatest id of all rows; None where there are none."""
-        return self._connection.execute(select(assets.c.id).order_by(assets.c.id.desc()).limit(1)).scalar()
+        """The greatest id of all assets and tickets; None where there are none."""
+        newest = (select(table.c.id).order_by(table.c.id.desc()).limit(1) for table in (assets, upload_tickets))
+        found = [self._connection.execute(query).scalar() for query in newest]
+        return max((each for each in found if each is not None), default=None)
 
     def count_by_storage(self, *, unsettled: bool = False) -> dict[str, int]:
         """How many rows each storage has that has any; with `unsettled` only those somebody is, or was, at work on.
@@ -679,6 +683,11 @@ class Repository:
     def api_keys(self) -> tuple[ApiKeyRecord, ...]:
         """Every key, in the order they were made."""
         return tuple(map(_api_key, self._connection.execute(select(api_keys).order_by(api_keys.c.id))))
+
+    def get_api_key(self, key_id: UUID) -> ApiKeyRecord | None:
+        """The key of that id."""
+        row = self._connection.execute(select(api_keys).where(api_keys.c.id == key_id)).one_or_none()
+        return _api_key(row) if row is not None else None
 
     def delete_api_key(self, key_id: UUID) -> bool:
         """Forget a key; False where there is none."""
@@ -859,6 +868,86 @@ class Repository:
         query = delete(idempotency_keys).where(tuple_(idempotency_keys.c.owner, idempotency_keys.c.key).in_(old))
         return self._connection.execute(query).rowcount
 
+    # ── Tickets ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def insert_ticket(self, record: TicketRecord) -> None:
+        """A new ticket."""
+        row = {column.name: getattr(record, column.name) for column in fields(record)}
+        self._connection.execute(insert(upload_tickets), [row])
+
+    def find_ticket(self, ticket_id: UUID, owner: str | None = None) -> TicketRecord | None:
+        """A ticket; with `owner`, only of that owner."""
+        query = select(upload_tickets).where(upload_tickets.c.id == ticket_id)
+        if owner is not None:
+            query = query.where(upload_tickets.c.owner == owner)
+        row = self._connection.execute(self._held(query)).one_or_none()
+        return TicketRecord(**row._mapping) if row is not None else None  # noqa: SLF001 - its public name for it
+
+    def find_tickets(self, ticket_ids: Collection[UUID]) -> dict[UUID, TicketRecord]:
+        """Those there are, by id."""
+        query = select(upload_tickets).where(upload_tickets.c.id.in_(list(ticket_ids))).order_by(upload_tickets.c.id)
+        found = (TicketRecord(**row._mapping) for row in self._connection.execute(query))  # noqa: SLF001 - as above
+        return {record.id: record for record in found}
+
+    def claim_ticket(self, record: TicketRecord, claim: str) -> bool:
+        """Take a ticket, as long as it is under the claim `record` says, or none; False where it is not."""
+        return self._change_ticket(record, claim=claim)
+
+    def free_ticket(self, record: TicketRecord) -> bool:
+        """Give up `record`'s claim on a ticket; False where it was lost."""
+        return self._change_ticket(record, claim=None)
+
+    def finish_ticket(self, record: TicketRecord) -> bool:
+        """The ticket was used: remember `record`'s outcome, and give up its claim; False where that was lost."""
+        return self._change_ticket(record, claim=None, outcome=record.outcome)
+
+    def _change_ticket(self, record: TicketRecord, **values: Any) -> bool:
+        """Change a ticket only where it is under the claim the caller thinks it is."""
+        result = self._connection.execute(update(upload_tickets).where(_ticket_of(record)).values(values))
+        return result.rowcount == 1
+
+    def remove_ticket(self, record: TicketRecord) -> bool:
+        """Forget a ticket under `record`'s claim; its incoming object must be gone."""
+        return self._connection.execute(delete(upload_tickets).where(_ticket_of(record))).rowcount == 1
+
+    def free_abandoned_tickets(self, *, own_lease: str, held: Collection[str], living: Collection[str]) -> int:
+        """Give up the claims on tickets nobody is at work on any more; how many those were."""
+        nobody = _nobody_at_work(upload_tickets.c.claim, own_lease=own_lease, held=held, living=living)
+        query = update(upload_tickets).where(upload_tickets.c.claim.is_not(None), nobody).values(claim=None)
+        return self._connection.execute(query).rowcount
+
+    def any_ticket_over(self, before: datetime) -> bool:
+        """Whether there is a ticket that expired before a time."""
+        query = select(upload_tickets.c.id).where(upload_tickets.c.expires_at < before).limit(1)
+        return self._connection.execute(query).first() is not None
+
+    def tickets_over(self, before: datetime, *, but_for: Collection[str], limit: int) -> tuple[TicketRecord, ...]:
+        """At most `limit` tickets that expired before a time, the oldest first, of which something may lie in a
+        storage, and nobody is at work on; those of some storages left out."""
+        query = select(upload_tickets).where(
+            upload_tickets.c.expires_at < before,
+            upload_tickets.c.incoming.is_not(None),
+            upload_tickets.c.claim.is_(None),
+            upload_tickets.c.storage.not_in(list(but_for)),
+        )
+        query = query.order_by(upload_tickets.c.expires_at).limit(limit)
+        return tuple(TicketRecord(**row._mapping) for row in self._connection.execute(query))  # noqa: SLF001 - as above
+
+    def forget_tickets(self, before: datetime, limit: int) -> int:
+        """Forget at most `limit` tickets that expired before a time and name no object; how many those were."""
+        old = (
+            select(upload_tickets.c.id)
+            .where(
+                upload_tickets.c.expires_at < before,
+                upload_tickets.c.incoming.is_(None),
+                upload_tickets.c.claim.is_(None),
+            )
+            .order_by(upload_tickets.c.expires_at)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        return self._connection.execute(delete(upload_tickets).where(upload_tickets.c.id.in_(old))).rowcount
+
     # ── Leases and what the dead left behind ────────────────────────────────────────────────────────────────────────
 
     def beat(self, lease: str, beat: int) -> None:
@@ -984,6 +1073,10 @@ def _daily_usage(row: Row[Any]) -> DailyUsage:
     return DailyUsage(
         day=row.day, key_id=UUID(row.key_id) if row.key_id else None, **{name: getattr(row, name) for name in _USED}
     )
+
+
+def _ticket_of(record: TicketRecord) -> ColumnElement[bool]:
+    return and_(upload_tickets.c.id == record.id, upload_tickets.c.claim.is_not_distinct_from(record.claim))
 
 
 def _to_key_row(record: KeyRecord) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import logging
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -28,7 +28,7 @@ from smart_assets.maintenance.marker import MARKERS, NOT_OURS, Marker, Owner
 from smart_assets.scratch import ScratchDirectory
 from smart_assets.storage.base import StorageBackend, StoredObject
 from smart_assets.storage.errors import ObjectNotFound, StorageError
-from smart_assets.storage.keys import parse_asset_key
+from smart_assets.storage.keys import parse_asset_key, parse_incoming_key
 from smart_assets.threads import Threads
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Report:
     """What an audit of one storage found. Sizes in bytes.
 
     `at_work` are the rows a living process is at work on, `unsettled` those that were left half done, `foreign` the
-    objects that are neither an asset's, by their keys, nor a marker.
+    objects that are neither an asset's or a ticket's, by their keys, nor a marker.
     """
 
     storage: str
@@ -173,19 +173,30 @@ class Audit:
             self._progress("looking for objects without a row", done, self._report.objects)
 
     async def _look_at(self, page: Sequence[StoredObject]) -> None:
-        parsed = {record.key: parse_asset_key(record.key) for record in page}
-        ids = {key.asset_id for key in parsed.values() if key is not None}
-        rows = await self._database.read(lambda catalogue: catalogue.get_all_in_any_state(ids))
+        known = await self._known([record.key for record in page])
         for record in page:
             if record.key.startswith(MARKERS):
                 continue
-            key = parsed[record.key]
-            if key is None:
+            if parse_asset_key(record.key) is None and parse_incoming_key(record.key) is None:
                 self._report.foreign += 1
                 continue
             self._own += 1
-            if not _belongs(record.key, rows.get(key.asset_id), self._backend.name):
+            if record.key not in known:
                 await self._look_for_its_age(record.key)
+
+    async def _known(self, keys: Sequence[str]) -> set[str]:
+        """Those of which some row of an asset or a ticket knows, at this very moment."""
+        assets = {parsed.asset_id for key in keys if (parsed := parse_asset_key(key))}
+        tickets = {ticket_id for key in keys if (ticket_id := parse_incoming_key(key))}
+        storage = self._backend.name
+
+        def look(catalogue: Repository) -> set[str]:
+            open_tickets = catalogue.find_tickets(tickets).values() if tickets else ()
+            incoming = {ticket.incoming for ticket in open_tickets if ticket.storage == storage}
+            rows = catalogue.get_all_in_any_state(assets) if assets else {}
+            return {key for key in keys if key in incoming or _belongs(key, rows, storage)}
+
+        return await self._database.read(look)
 
     async def _look_for_its_age(self, key: str) -> None:
         """An object nobody knows is an orphan where it is there still, and old enough to be one."""
@@ -228,9 +239,7 @@ class Audit:
 
     async def _is_orphan(self, key: str) -> bool:
         """Whether nobody knows it at this very moment."""
-        asset_id = _asset_id(key)
-        rows = await self._database.read(lambda catalogue: catalogue.get_all_in_any_state({asset_id}))
-        return not _belongs(key, rows.get(asset_id), self._backend.name)
+        return not await self._known([key])
 
     async def _why_not(self, orphans: Sequence[str], *, claimed: bool) -> str | None:
         """Why orphans must not be removed; None where they may be."""
@@ -248,7 +257,7 @@ class Audit:
                     "nothing without a row sets one, and so does `--claim`"
                 )
         newest = await self._database.read(lambda catalogue: catalogue.newest_id())
-        newer = sum(newest is None or _asset_id(key) > newest for key in orphans)
+        newer = sum(newest is None or _id_in(key) > newest for key in orphans)
         if newer and not claimed:
             return (
                 f"{newer} of {len(orphans)} orphans are newer than anything this catalogue knows (restored from a "
@@ -331,11 +340,13 @@ class Audit:
         )
 
 
-def _asset_id(key: str) -> UUID:
+def _id_in(key: str) -> UUID:
+    """The asset's id, or the ticket's: both are in the order of time."""
     parsed = parse_asset_key(key)
-    if parsed is None:
+    found = parsed.asset_id if parsed is not None else parse_incoming_key(key)
+    if found is None:
         raise ValueError(key)
-    return parsed.asset_id
+    return found
 
 
 def _page_after(catalogue: Repository, *, storage: str, after: UUID | None) -> tuple[AssetRecord, ...]:
@@ -359,9 +370,11 @@ def _objects(record: AssetRecord) -> dict[str, int]:
     }
 
 
-def _belongs(key: str, row: AssetRecord | None, storage: str) -> bool:
+def _belongs(key: str, rows: Mapping[UUID, AssetRecord], storage: str) -> bool:
     """Whether an object of that key is a row's to look after: at either visibility while somebody is at work on it, and
     at both storages of a move."""
+    parsed = parse_asset_key(key)
+    row = rows.get(parsed.asset_id) if parsed is not None else None
     if row is None or storage not in {row.storage, row.settled_at}:
         return False
     if row.state is AssetState.READY:

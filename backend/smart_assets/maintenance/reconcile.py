@@ -24,6 +24,7 @@ from smart_assets.assets.settling import Settling, names
 from smart_assets.catalogue.database import Database
 from smart_assets.catalogue.models import AssetRecord, AssetState
 from smart_assets.catalogue.repository import Repository
+from smart_assets.maintenance.tickets import TICKETS, TicketSweep
 from smart_assets.threads import Threads
 
 logger = logging.getLogger(__name__)
@@ -85,13 +86,16 @@ class Reconciler:
         *,
         lease_seconds: float,
         temporary_dirs: Sequence[Path],
+        tickets: TicketSweep,
     ) -> None:
-        """`temporary_dirs` are where the processes of this machine have their scratch directories."""
+        """`temporary_dirs` are where the processes of this machine have their scratch directories; `tickets` clears up
+        after those whose time is over."""
         self._database = database
         self._settling = settling
         self._lease = lease
         self._threads = threads
         self._temporary_dirs = temporary_dirs
+        self._tickets = tickets
         self._interval = lease_seconds / 4
         self._watch = LeaseWatch(lease_seconds)
         self._after: dict[str, UUID] = {}
@@ -105,6 +109,7 @@ class Reconciler:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._repeat("lease", self._beat))
                 group.create_task(self._repeat("reconcile", self.pass_once))
+                group.create_task(self._repeat(TICKETS, self._tickets.pass_once))
         finally:
             for task in self._at_work.values():
                 task.cancel()
@@ -208,17 +213,25 @@ class Reconciler:
             del self._at_work[storage]
 
     async def _free_keys(self) -> None:
-        """Free the keys of requests that died, and forget those that were kept long enough."""
+        """Free the keys and tickets of requests that died, and forget the keys that were kept long enough."""
         before = datetime.now(UTC) - KEPT
 
-        def free(catalogue: Repository) -> int:
+        def free(catalogue: Repository) -> tuple[int, int]:
             catalogue.forget_keys(before, KEYS_AT_ONCE)
             living = self._living(catalogue.beats())  # as they are now: a process that has just begun lives too
-            return catalogue.free_abandoned_keys(own_lease=self._lease.id, held=self._lease.held, living=living)
+            own, held = self._lease.id, self._lease.held
+            return (
+                catalogue.free_abandoned_keys(own_lease=own, held=held, living=living),
+                catalogue.free_abandoned_tickets(own_lease=own, held=held, living=living),
+            )
 
-        if freed := await self._database.write(free):
-            observability.REPAIRS.labels("freed_key").inc(freed)
-            logger.info("freed the idempotency keys of requests that died", extra={"keys": freed})
+        keys, tickets = await self._database.write(free)
+        if keys:
+            observability.REPAIRS.labels("freed_key").inc(keys)
+            logger.info("freed the idempotency keys of requests that died", extra={"keys": keys})
+        if tickets:
+            observability.REPAIRS.labels("freed_ticket").inc(tickets)
+            logger.info("freed the upload tickets of requests that died", extra={"tickets": tickets})
 
     def _is_due(self, record: AssetRecord) -> bool:
         """Whether it is time to try a row (again)."""

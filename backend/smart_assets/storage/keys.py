@@ -11,6 +11,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Final
 from uuid import UUID
 
 from smart_assets.storage.errors import InvalidKey
@@ -70,6 +71,25 @@ class AssetKey:
         # A UUIDv7's first 48 bits are the milliseconds since 1970 (RFC 9562, section 5.7).
         day = datetime.fromtimestamp((self.asset_id.int >> 80) / 1000, tz=UTC)
         return f"{self.visibility}/{day:%Y/%m/%d}/{self.asset_id}.{self.name}.{self.extension}"
+
+
+_INCOMING: Final = "private/incoming/"
+
+
+def incoming_key(ticket_id: UUID) -> str:
+    """Where a file lies that came with a ticket, before anybody looked at it: nothing is ever fetched from there."""
+    return f"{_INCOMING}{ticket_id}"
+
+
+def parse_incoming_key(key: str) -> UUID | None:
+    """The ticket's id; None where `key` is not exactly what `incoming_key` would write."""
+    if not key.startswith(_INCOMING):
+        return None
+    try:
+        ticket_id = UUID(key.removeprefix(_INCOMING))
+    except ValueError:
+        return None
+    return ticket_id if incoming_key(ticket_id) == key else None
 
 
 _ASSET_KEY = re.compile(

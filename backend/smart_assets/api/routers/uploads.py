@@ -130,7 +130,7 @@ async def _take(
 ) -> _Taken:
     """Read a request's files and make assets of them, or find those it made when it came before."""
     settings = runtime.settings
-    options = _options(query, settings)
+    options = upload_options(query, settings)
     runtime.storages.get(options.storage)  # not configured: said before the body is read
     limits = BodyLimits(
         max_file_bytes=settings.max_upload_bytes,
@@ -146,7 +146,7 @@ async def _take(
             asked = fingerprint(request.method, request.url.path, asdict(options), query.filename)
             attempt = await stack.enter_async_context(runtime.idempotency.attempt(caller.owner, key, asked))
         if attempt is None or attempt.is_first:
-            await _check_credits(request, caller, options, runtime)
+            await check_credits(request, caller.owner, options, runtime)
         body = await stack.enter_async_context(read_body(request, limits, batch=batch, all_or_nothing=options.atomic))
         files = body.files
         filenames = [file.filename for file in files]
@@ -179,11 +179,11 @@ async def _take(
     return _Taken(filenames, outcomes, {} if attempt is None or attempt.is_first else REPLAYED)
 
 
-async def _check_credits(request: Request, caller: Caller, options: UploadOptions, runtime: Runtime) -> None:
+async def check_credits(request: Request, owner: str, options: UploadOptions, runtime: Runtime) -> None:
     """InsufficientCredits, before anything of the body is read, where the least it can cost cannot be paid."""
     size = 1 if options.strip_metadata else min(least_size(request), runtime.settings.max_upload_bytes)
     price = runtime.credits.price(originals=1, size_bytes=size, sizes=len(options.sizes))
-    await runtime.credits.check(caller.owner, price)
+    await runtime.credits.check(owner, price)
 
 
 async def _import(file: IncomingFile, runtime: Runtime, meter: Meter | None) -> str | None:
@@ -223,7 +223,8 @@ def _body_fingerprint(body: IncomingBody) -> str:
     return fingerprint(files, body.metadata)
 
 
-def _options(query: UploadQuery, settings: Settings) -> UploadOptions:
+def upload_options(query: UploadQuery, settings: Settings) -> UploadOptions:
+    """What a request's parameters ask for, with what the settings say where they do not."""
     sizes = parse_sizes(query.sizes, settings.presets, settings.policy.max_sizes_per_upload)
     return UploadOptions(
         storage=query.storage or settings.default_storage,

@@ -11,7 +11,7 @@ from smart_assets.errors import ConfigurationError
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0005"
+HEAD = "0006"
 """The newest revision in `versions/`; a test holds the two together."""
 
 LOCK = int.from_bytes(b"schema")
