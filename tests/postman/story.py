@@ -618,7 +618,7 @@ STORY: Final = (
                 problem="signature_invalid",
             ),
             Step(
-                "Upload with it",
+                "Upload with the ticket",
                 WITH_TICKET,
                 201,
                 at="{{ticketUrl}}",
