@@ -95,19 +95,33 @@ def test_one_that_dies_is_replaced_and_the_others_go_on(serve: Serve) -> None:
     assert server.stop() == 0
 
 
+def test_they_are_replaced_one_after_the_other_when_asked_and_what_they_counted_stays(
+    serve: Serve, tmp_path: Path
+) -> None:
+    server = serve()
+    for _ in range(6):
+        upload(server)
+    before = workers(server)
+    os.kill(min(before), signal.SIGKILL)
+    until(lambda: len(workers(server)) == 2 and "a worker died" in server.text)
+    server.process.send_signal(signal.SIGHUP)
+    until(lambda: answers(server) and len(workers(server)) == 2 and not workers(server) & before)
+    for _ in range(6):
+        upload(server)
+    metrics = httpx.get(f"{server.url}/metrics").text
+    assert re.search(r'smart_assets_uploads_total\{outcome="ok",storage="local"\} 12\.0', metrics), metrics
+    assert re.search(r'smart_assets_upload_stage_seconds_count\{stage="commit"\} 12\.0', metrics), metrics
+    until(lambda: re.search(r"^smart_assets_processes 2\.0$", httpx.get(f"{server.url}/metrics").text, re.MULTILINE))
+    files = {path.stem.split("_")[-1] for path in tmp_path.glob("data/tmp/*/metrics/*.db")}
+    assert files == {"dead", *(str(pid) for pid in workers(server))}
+    assert server.stop() == 0
+
+
 def test_none_outlives_a_supervisor_that_is_killed(serve: Serve) -> None:
     server = serve()
     both = workers(server)
     server.stop(signal.SIGKILL)
     until(lambda: not any(lives(pid) for pid in both))
-
-
-def test_they_are_replaced_one_after_the_other_when_asked(serve: Serve) -> None:
-    server = serve()
-    before = workers(server)
-    server.process.send_signal(signal.SIGHUP)
-    until(lambda: answers(server) and len(workers(server)) == 2 and not workers(server) & before)
-    assert server.stop() == 0
 
 
 def test_what_keeps_them_from_starting_is_one_sentence(tmp_path: Path) -> None:

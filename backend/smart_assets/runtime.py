@@ -36,6 +36,7 @@ from smart_assets.errors import ConfigurationError
 from smart_assets.imaging.budget import MemoryBudget
 from smart_assets.imaging.sizes import check_presets
 from smart_assets.imaging.workers import RenderPool
+from smart_assets.maintenance.gauges import Gauges, keep_current
 from smart_assets.maintenance.marker import keep_marked
 from smart_assets.maintenance.reconcile import Reconciler
 from smart_assets.maintenance.retention import Retention
@@ -72,6 +73,7 @@ class Runtime:
     importer: Importer
     reconciler: Reconciler
     retention: Retention
+    gauges: Gauges
     threads: Threads
     temporary_dir: Path
 
@@ -124,6 +126,11 @@ async def running(settings: Settings, *, serves: bool = True) -> AsyncIterator[R
         if serves:
             await closing.enter_async_context(_in_background(keep_marked(database, lasting)))
             await closing.enter_async_context(_in_background(retention.run_periodically()))
+            await closing.enter_async_context(_in_background(keep_current()))
+            observability.PROCESSES.inc()
+            closing.callback(observability.PROCESSES.dec)
+        gauges = Gauges(settings, database)
+        closing.push_async_callback(gauges.close)
         limits = RateLimits(settings)
         closing.push_async_callback(limits.close)
         if serves:
@@ -153,6 +160,7 @@ async def running(settings: Settings, *, serves: bool = True) -> AsyncIterator[R
             importer=Importer(settings.imports),
             reconciler=reconciler,
             retention=retention,
+            gauges=gauges,
             threads=threads,
             temporary_dir=own_scratch.path,
         )

@@ -12,8 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from functools import partial
 
-from prometheus_client import multiprocess
-
+from smart_assets.observability import METRICS_DIRECTORY, bury
 from smart_assets.scratch import ScratchDirectory
 from smart_assets.settings import PREFIX, Settings
 
@@ -147,12 +146,12 @@ def supervise(listener: socket.socket, settings: Settings, *, ready: Callable[[]
     with closing(ScratchDirectory(settings.temporary_dir)) as scratch, asyncio.Runner() as runner:
         metrics = scratch.path / "metrics"
         metrics.mkdir()
-        environment = {**os.environ, **_environment(settings, listener), "PROMETHEUS_MULTIPROC_DIR": str(metrics)}
+        environment = {**os.environ, **_environment(settings, listener), METRICS_DIRECTORY: str(metrics)}
         supervisor = Supervisor(
             listener,
             settings.workers,
             environment,
-            buried=partial(multiprocess.mark_process_dead, path=str(metrics)),
+            buried=partial(bury, directory=metrics),
         )
         runner.run(supervisor.run(ready))
 

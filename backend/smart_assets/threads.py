@@ -7,16 +7,36 @@ long to hand work over and its result back, and know no way to wait for work tha
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 from anyio import CancelScope
 from anyio.lowlevel import checkpoint_if_cancelled
 
 T = TypeVar("T")
+
+
+_queues: WeakKeyDictionary[SimpleQueue[Any], str] = WeakKeyDictionary()
+
+
+def queue_named(name: str) -> SimpleQueue[Any]:
+    """A queue that `waiting` counts for as long as it is there."""
+    made: SimpleQueue[Any] = SimpleQueue()
+    _queues[made] = name
+    return made
+
+
+def waiting() -> Counter[str]:
+    """How many wait in the queues of this process, by name; in any thread."""
+    counted: Counter[str] = Counter()
+    for queue, name in list(_queues.items()):
+        counted[name] += queue.qsize()
+    return counted
 
 
 class NoTurn(Exception):
@@ -113,7 +133,7 @@ class Threads:
         self._name = name
         self._limit = limit
         self._wait_seconds = wait_seconds
-        self._jobs: SimpleQueue[Job[Any] | None] = SimpleQueue()
+        self._jobs: SimpleQueue[Job[Any] | None] = queue_named(name)
         self._lock = Lock()  # of what follows
         self._started = 0
         self._idle = 0

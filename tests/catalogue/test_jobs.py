@@ -2,10 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 
 from smart_assets.catalogue.database import Database
+from smart_assets.catalogue.repository import Repository
 
 
 @pytest.fixture
@@ -54,3 +57,14 @@ async def test_who_is_cancelled_in_the_middle_is_in_nobodys_way(two: tuple[Datab
             await asyncio.wait({working})
         async with other.job("retention") as theirs:
             assert theirs
+
+
+async def test_parts_of_a_job_that_are_put_down_at_once_are_all_there(two: tuple[Database, Database]) -> None:
+    at = datetime(2026, 1, 31, tzinfo=UTC)
+    parts = [f"part {number}" for number in range(10)]
+    for _ in range(2):  # the first time there is no row yet
+        notes = [partial(Repository.note_part, job="audit", part=part, at=at, outcome={"of": part}) for part in parts]
+        await asyncio.gather(*(two[number % 2].write(note) for number, note in enumerate(notes)))
+    run = await two[0].read(lambda catalogue: catalogue.last_run("audit"))
+    assert run is not None
+    assert run.outcome == {part: {"of": part} for part in parts}

@@ -453,6 +453,24 @@ async def test_rows_made_of_what_is_there_count_and_are_found(database: Database
     assert (totals.assets, totals.bytes) == (2, one.total_bytes + two.total_bytes)
 
 
+async def test_what_is_unsettled_is_counted_by_the_storage_that_is_to_be_put_right(database: Database) -> None:
+    records = [a_record(), a_record(storage="s3"), a_record(storage="s3")]
+    await database.write(lambda catalogue: catalogue.insert_pending(records))
+    moving = await keep(database, a_record(), a_record())
+    await database.write(
+        lambda catalogue: [
+            catalogue.begin_moving_to(moving[0].id, "azure", moving[0].version, "lease/2"),
+            catalogue.begin_deleting(moving[1].id, "lease/2"),
+        ]
+    )
+    assert await database.read(Repository.count_unsettled) == {
+        ("local", AssetState.PENDING): 1,
+        ("s3", AssetState.PENDING): 2,
+        ("azure", AssetState.MOVING): 1,
+        ("local", AssetState.DELETING): 1,
+    }
+
+
 # ── Tickets ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -139,3 +139,19 @@ def test_a_disk_without_a_byte_left_refuses_every_change_and_goes_on_reading(
     assert audit(service.data) == []
     assert service.stop() == 0
     assert audit(service.data, stopped=True) == []
+
+
+def test_several_processes_over_a_disk_without_a_byte_left_live_on(disk: SmallDisk, tmp_path: Path) -> None:
+    with ServiceProcess(tmp_path, ASSETS_WORKERS="2") as service, service.client() as client:
+        kept = upload(client, HOLIDAY).json()
+        disk.fill(leave=0)
+        # Each is a new line of metrics, for which each process had a file to grow.
+        for path in ("/health/live", "/api/v1/storages", "/api/v1/nothing", "/docs", "/openapi.json", "/metrics"):
+            for _ in range(4):
+                with service.client() as anew:  # so that either takes some
+                    assert anew.get(path).status_code in {200, 404}
+                    assert anew.post(path).status_code in {404, 405}
+        with service.client() as anew:
+            assert anew.get(kept["url"]).status_code == 200
+            problem_of(upload(anew, HOLIDAY), 507, "storage_full")
+        assert "a worker died" not in service.text

@@ -123,10 +123,9 @@ class Edge:
         return None
 
     def _note(self, scope: Scope, method: str, status: int, seconds: float) -> None:
-        route = scope.get("route_name") or getattr(scope.get("route"), "path", "unmatched")
+        route: str = scope.get("route_name", "") or getattr(scope.get("route"), "path", "unmatched")
         counted = method if status != 405 else "other"
-        observability.labelled(observability.REQUESTS, counted, route, status).inc()
-        observability.labelled(observability.REQUEST_SECONDS, route).observe(seconds)
+        observability.count_request(counted, route, status, seconds)
         # Never the query: it may hold a signature.
         logger.info(
             "request",

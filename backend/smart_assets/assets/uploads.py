@@ -14,10 +14,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 from uuid import UUID
 
 from smart_assets import observability
@@ -53,6 +54,8 @@ from smart_assets.threads import Threads
 from smart_assets.visibility import Visibility
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 RESERVE_BYTES = 2 * 1024 * 1024
 """Room in the data directory that uploads leave to the catalogue: a disk that is full can be emptied by deleting."""
@@ -169,7 +172,7 @@ class Uploads:
             try:
                 results.append(await self._prepare(upload, options, owner, metadata))
             except SmartAssetsError as error:
-                self._count(options, error.code)
+                self._count(options, error.code, len(uploads) if options.atomic else 1)
                 if options.atomic:
                     raise
                 results.append(Failure(error))
@@ -186,17 +189,21 @@ class Uploads:
                 also(catalogue, _outcomes(results, failures, backend))
 
         if drafts and backend.capabilities.persistent:
-            failures = await self._keep(backend, drafts, options, close)
+            failures = await self._counted(drafts, options, self._keep(backend, drafts, options, close))
         else:
-            self._check_total(drafts, options.storage)
-            if is_metered:
-                await self._credits.check(owner, sum(draft.record.credits_reserved or 0 for draft in drafts))
-            failures = await self._make_all(backend, drafts, options)
-            if also is not None or is_metered:
-                await self._database.write(lambda catalogue: close(catalogue, failures))
+            making = self._hand_back(
+                backend,
+                drafts,
+                options,
+                payer=owner if is_metered else None,
+                close=close if also is not None or is_metered else None,
+            )
+            failures = await self._counted(drafts, options, making)
         for draft in drafts:
             failure = failures.get(draft.record.id)
             self._count(options, failure.code if failure else "ok")
+            if failure is None:
+                observability.labelled(observability.UPLOAD_BYTES, options.storage).inc(draft.spool.size)
         return _outcomes(results, failures, backend)
 
     async def _prepare(self, upload: Upload, options: UploadOptions, owner: str, metadata: JsonObject) -> _Draft:
@@ -279,7 +286,7 @@ class Uploads:
                     await self._database.write(lambda catalogue: catalogue.insert_pending(intents))
                 intended = True
                 failures = await self._make_all(backend, drafts, options)
-                with observability.Timed(observability.UPLOAD_STAGE_SECONDS, "close"):
+                with observability.Timed(observability.UPLOAD_STAGE_SECONDS, "commit"):
                     await self._database.write(lambda catalogue: close(catalogue, failures))
             except BaseException as error:
                 # A catalogue that did not take the intent would only keep the caller waiting for its undoing as well.
@@ -291,6 +298,24 @@ class Uploads:
             failed = [draft for draft in drafts if draft.record.id in failures]
             if failed:
                 await asyncio.shield(self._undo(failed))
+        return failures
+
+    async def _hand_back(
+        self,
+        backend: StorageBackend,
+        drafts: list[_Draft],
+        options: UploadOptions,
+        *,
+        payer: str | None,
+        close: Callable[[Repository, Mapping[UUID, SmartAssetsError]], None] | None,
+    ) -> dict[UUID, SmartAssetsError]:
+        """Make every draft, as `_make_all` does, for an answer that holds all of it, if `payer` can pay for that."""
+        self._check_total(drafts, options.storage)
+        if payer is not None:
+            await self._credits.check(payer, sum(draft.record.credits_reserved or 0 for draft in drafts))
+        failures = await self._make_all(backend, drafts, options)
+        if close is not None:
+            await self._database.write(lambda catalogue: close(catalogue, failures))
         return failures
 
     async def _make_all(
@@ -422,8 +447,20 @@ class Uploads:
                 observability.BACKGROUND_FAILURES.labels("undo_upload").inc()
                 logger.exception("could not undo an upload", extra={"asset": str(draft.intent.id)})
 
-    def _count(self, options: UploadOptions, outcome: str) -> None:
-        observability.labelled(observability.UPLOADS, options.storage, outcome).inc()
+    async def _counted(self, drafts: Sequence[_Draft], options: UploadOptions, work: Awaitable[Result]) -> Result:
+        """What `work` comes to; what it raises is how all of the drafts end."""
+        try:
+            return await work
+        except SmartAssetsError as error:
+            self._count(options, error.code, len(drafts))
+            raise
+        except BaseException as error:
+            outcome = "cancelled" if isinstance(error, asyncio.CancelledError) else "internal_error"
+            self._count(options, outcome, len(drafts))
+            raise
+
+    def _count(self, options: UploadOptions, outcome: str, files: int = 1) -> None:
+        observability.labelled(observability.UPLOADS, options.storage, outcome).inc(files)
 
 
 def check_reserve(data_dir: Path) -> None:

@@ -315,6 +315,14 @@ class Repository:
         query = select(func.count()).select_from(assets).where(_UNSETTLED, assets.c.state == AssetState.DELETING)
         return self._connection.execute(query).scalar_one()
 
+    def count_unsettled(self) -> dict[tuple[str, AssetState], int]:
+        """How many rows somebody is, or was, at work on, by the storage that is put right to settle them, and state."""
+        query = (
+            select(_SETTLED_AT, assets.c.state, func.count()).where(_UNSETTLED).group_by(_SETTLED_AT, assets.c.state)
+        )
+        found = self._connection.execute(query)
+        return {(storage, AssetState(state)): count for storage, state, count in found}
+
     # ── Changes of state ────────────────────────────────────────────────────────────────────────────────────────────
 
     def get_in_any_state(self, asset_id: UUID) -> AssetRecord | None:
@@ -603,6 +611,14 @@ class Repository:
         values = {"started_at": run.started_at, "finished_at": run.finished_at, "outcome": run.outcome}
         statement = upsert(job_runs).values(job=run.job, **values)
         self._connection.execute(statement.on_conflict_do_update(index_elements=["job"], set_=values))
+
+    def note_part(self, job: str, part: str, at: datetime, outcome: JsonObject) -> None:
+        """Put down what came of one part of a job that has several, and leave what is known of the others."""
+        row = {"job": job, "started_at": at, "outcome": {}}
+        self._connection.execute(upsert(job_runs).values(row).on_conflict_do_nothing())
+        parts = select(job_runs.c.outcome).where(job_runs.c.job == job).with_for_update()
+        known = self._connection.execute(parts).scalar() or {}
+        self.note_run(JobRun(job, at, at, {**known, part: outcome}))
 
     # ── Audits ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -21,7 +21,7 @@ from smart_assets.catalogue.database import Database, another_version, json_valu
 from smart_assets.catalogue.migrations import HEAD, current_revision, upgrade_to_head
 from smart_assets.catalogue.repository import Repository
 from smart_assets.errors import CatalogueUnavailable, ConfigurationError, NoSpace
-from smart_assets.threads import Job, wake
+from smart_assets.threads import Job, queue_named, wake
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class SqliteDatabase(Database):
         # One connection for all that is written: another one's writing would make it forget the pages it knows.
         self._writing = create_sqlite_engine(url, connections=1, read_only=read_only)
         self._turn = Turn(f"{self._path}-turn")
-        self._writes: SimpleQueue[Job[Any] | None] = SimpleQueue()
+        self._writes: SimpleQueue[Job[Any] | None] = queue_named("catalogue-write")
         self._writer = Thread(target=self._serve_writes, name="catalogue-write", daemon=True)
         self._writer.start()
 

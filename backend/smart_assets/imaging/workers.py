@@ -253,8 +253,12 @@ class _Gate:
         try:
             self._let_in()
             if not turn.is_set():
-                with anyio.move_on_after(wait_seconds):
-                    await turn.wait()
+                observability.RENDER_WAITING.inc()
+                try:
+                    with anyio.move_on_after(wait_seconds):
+                        await turn.wait()
+                finally:
+                    observability.RENDER_WAITING.dec()
             if not turn.is_set():
                 raise Busy(f"no worker had room for the image within {wait_seconds:g} seconds")
             yield

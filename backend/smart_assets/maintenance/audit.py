@@ -10,19 +10,20 @@ import asyncio
 import hashlib
 import logging
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 from uuid import UUID
 
 from smart_assets.assets.objects import object_keys, original_key, variant_key
 from smart_assets.assets.together import all_or_first_error
 from smart_assets.catalogue.database import Database
-from smart_assets.catalogue.models import AssetRecord, AssetState
+from smart_assets.catalogue.models import AssetRecord, AssetState, JsonObject
 from smart_assets.catalogue.repository import Repository
 from smart_assets.maintenance.marker import MARKERS, NOT_OURS, Marker, Owner
 from smart_assets.scratch import ScratchDirectory
@@ -39,7 +40,11 @@ MOST_ORPHANS: Final = 0.5
 _PAGE: Final = 500
 _AT_ONCE: Final = 8
 
+AUDIT: Final = "audit"
+"""The job, of which each storage is a part; its outcome is what was found wrong and left, by kind."""
+
 Problem = Literal["orphan", "missing", "size", "hash", "unreadable"]
+PROBLEMS: Final[tuple[Problem, ...]] = get_args(Problem)
 Progress = Callable[[str, int, int | None], None]
 """What is being done, how much of it is done, and of how much (None where that is not known)."""
 
@@ -141,6 +146,7 @@ class Audit:
                 await self._remove_orphans(claimed=claimed, dry_run=dry_run)
             if not dry_run:
                 await self._mark()
+                await self._put_down()
         except StorageError as error:
             self._report.error = error.detail
         return self._report
@@ -236,6 +242,13 @@ class Audit:
             orphans = any(finding.problem == "orphan" for finding in self._report.findings)
             if not (orphans or self._young or self._report.unsettled):
                 await self._marker.claim()
+
+    async def _put_down(self) -> None:
+        """Have metrics say what is wrong; without `verify`, nothing of what only that finds."""
+        now = datetime.now(UTC)
+        left = Counter(finding.problem for finding in self._report.findings if not finding.removed)
+        outcome: JsonObject = {"ended_at": now.isoformat(), **{str(problem): count for problem, count in left.items()}}
+        await self._database.write(lambda catalogue: catalogue.note_part(AUDIT, self._backend.name, now, outcome))
 
     async def _is_orphan(self, key: str) -> bool:
         """Whether nobody knows it at this very moment."""

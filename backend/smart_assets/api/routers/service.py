@@ -38,10 +38,13 @@ async def ready(runtime: RuntimeDep) -> Health:
     response_class=Response,
     responses={200: {"content": {"text/plain": {}}}, **problems(401, 403)},
 )
-def metrics(request: Request) -> Response:
+async def metrics(request: Request, runtime: RuntimeDep) -> Response:
     """In the exposition format the scraper asks for. Needs a key, unless asked from this machine."""
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
-    return Response(encode(metrics_registry()), headers={"Content-Type": content_type})
+    registry = metrics_registry(await runtime.gauges.now())
+    # In a thread: what other processes counted is read from their files.
+    text = await runtime.threads.run(lambda: encode(registry))
+    return Response(text, headers={"Content-Type": content_type})
 
 
 @router.get(

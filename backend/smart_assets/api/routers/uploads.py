@@ -9,6 +9,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
+from smart_assets import observability
 from smart_assets.access.api_keys import Caller
 from smart_assets.access.ratelimit import Meter
 from smart_assets.api.body import BodyLimits, IncomingBody, IncomingFile, least_size, read_body
@@ -147,7 +148,9 @@ async def _take(
             attempt = await stack.enter_async_context(runtime.idempotency.attempt(caller.owner, key, asked))
         if attempt is None or attempt.is_first:
             await check_credits(request, caller.owner, options, runtime)
-        body = await stack.enter_async_context(read_body(request, limits, batch=batch, all_or_nothing=options.atomic))
+        with observability.Timed(observability.UPLOAD_STAGE_SECONDS, "read"):
+            reading = read_body(request, limits, batch=batch, all_or_nothing=options.atomic)
+            body = await stack.enter_async_context(reading)
         files = body.files
         filenames = [file.filename for file in files]
         if attempt is not None:
