@@ -101,8 +101,9 @@ openapi: $(VENV)/dev.stamp ## Write openapi/ and postman/ from the code, with wh
 	$(BIN)/smart-assets openapi openapi
 	$(BIN)/python -m tests.postman postman
 
-docs: $(VENV)/dev.stamp ## Write docs/cli.md from what the commands say
+docs: $(VENV)/dev.stamp ## Write docs/cli.md and docs/configuration.md from the code
 	$(BIN)/python -m tests.transcripts docs/cli.md
+	$(BIN)/python -m tests.configuration docs/configuration.md
 
 lock: ## Refresh the lock files (needs uv)
 	$(LOCK) pyproject.toml --extra s3 --extra cloudinary --group build --output-file requirements/serve.txt
