@@ -34,8 +34,8 @@ sentence. `smart-assets config` shows what is in force and where each value come
 VENDORS = """\
 ## Variables of others
 
-The vendors' libraries look for their own, as on any machine that uses them (each by its standard chain, of which these are
-the first); a setting of the tables above comes before them.
+The vendors' libraries look for their own, as on any machine that uses them (each by its standard chain, of which these
+are the first); a setting of the tables above comes before them.
 
 | variable | what it is for |
 | --- | --- |
