@@ -9,16 +9,19 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import httpx
+from typer.testing import CliRunner
 
+from smart_assets.cli import app
 from tests import images
-from tests.faults.process import COMMAND, ServiceProcess, until
+from tests.faults.process import ServiceProcess, until
 
 PAGE = (Path(__file__).parent.parent / "docs/operations.md").read_text(encoding="utf-8")
 HOLIDAY = images.jpeg(160, 120, seed=8)
@@ -30,6 +33,13 @@ def commands(section: str) -> list[list[str]]:
     """The commands of a section, a list for each of its blocks."""
     text = PAGE.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
     return [block.splitlines() for block in re.findall(r"^```sh\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)]
+
+
+def typed(words: list[str], folder: Path, settings: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """What `smart-assets …`, typed in `folder`, comes to; in this process, which has all of it imported."""
+    with chdir(folder):
+        told = CliRunner().invoke(app, words[1:], env=settings, catch_exceptions=False)
+    return subprocess.CompletedProcess(words, told.exit_code, told.stdout, told.stderr)
 
 
 class Place:
@@ -51,7 +61,7 @@ class Place:
         if words[0] == "sqlite3" and shutil.which("sqlite3") is None:  # the statement matters, not who takes it there
             words[:1] = [sys.executable, "-c", _SQLITE]
         if words[0] == "smart-assets":
-            words[:1] = COMMAND
+            return typed(words, self.folder, self._settings)
         return subprocess.run(words, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=60)
 
     def reconcile(self, *wishes: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import fcntl
 import os
@@ -336,6 +337,18 @@ async def test_every_metric_an_alert_asks_for_is_there(service: Service) -> None
         assert used | grouped <= labels, rule["alert"]
         assert {"severity"} == rule["labels"].keys()
         assert {"summary"} == rule["annotations"].keys()
+
+
+def test_every_field_of_the_log_is_in_the_document() -> None:
+    page = (ROOT / "docs/observability.md").read_text(encoding="utf-8").partition("## Logs")[2]
+    documented = set(re.findall(r"`([a-z_]+)`", page))
+    given: set[str] = set()
+    for file in (ROOT / "backend").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.keyword) and node.arg == "extra" and isinstance(node.value, ast.Dict):
+                given |= {str(key.value) for key in node.value.keys if isinstance(key, ast.Constant)}
+    assert len(given) > 15
+    assert given <= documented
 
 
 async def test_what_is_answered_is_prometheus_format(service: Service) -> None:
