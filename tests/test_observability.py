@@ -125,6 +125,28 @@ async def test_what_is_handed_on_late_is_counted_as_if_it_had_not_been(service: 
 LES = ("0.0005", "0.01", "0.025", "30.0", "+Inf")
 
 
+async def test_nothing_a_caller_sends_becomes_a_label(service: Service) -> None:
+    async def ask(number: int) -> None:
+        name = f"invented-{number}"
+        await service.client.request(name.upper(), f"/{name}")
+        await service.client.request(name.upper(), "/api/v1/assets")
+        await service.client.get(f"/api/v1/assets/{name}", headers={"X-Request-ID": name})
+        await service.client.get(f"/assets/public/{name}")
+        await service.upload(HOLIDAY, storage=name)
+        await service.upload(HOLIDAY, sizes=name, format=name)
+
+    async def series() -> set[str]:
+        return {name for name in await samples(service) if name.startswith(("smart_assets_request", UPLOADS))}
+
+    await ask(0)
+    await series()  # counts itself
+    before = await series()
+    for number in range(1, 6):
+        await ask(number)
+    assert await series() == before
+    assert not any("invented" in name.lower() for name in await samples(service))
+
+
 async def test_who_waits_for_a_thread_is_counted_under_its_queue() -> None:
     pool = threads.Threads("of-this-test", 1)
     release = asyncio.Event()

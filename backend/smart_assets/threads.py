@@ -22,19 +22,23 @@ T = TypeVar("T")
 
 
 _queues: WeakKeyDictionary[SimpleQueue[Any], str] = WeakKeyDictionary()
+_of_queues = Lock()
 
 
 def queue_named(name: str) -> SimpleQueue[Any]:
     """A queue that `waiting` counts for as long as it is there."""
     made: SimpleQueue[Any] = SimpleQueue()
-    _queues[made] = name
+    with _of_queues:
+        _queues[made] = name
     return made
 
 
 def waiting() -> Counter[str]:
     """How many wait in the queues of this process, by name; in any thread."""
     counted: Counter[str] = Counter()
-    for queue, name in list(_queues.items()):
+    with _of_queues:
+        queues = list(_queues.items())
+    for queue, name in queues:
         counted[name] += queue.qsize()
     return counted
 

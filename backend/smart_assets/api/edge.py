@@ -37,6 +37,7 @@ SAFE_BY_DEFAULT = {
 _PAGE_POLICY = b"base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
 _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_COUNTED_METHODS = _SAFE_METHODS | {"POST", "PUT", "PATCH", "DELETE"}
 _UPLOADS = re.compile(r"/api/v1/(assets(/batch)?|upload-tickets/[^/]+/file)")
 
 
@@ -124,7 +125,7 @@ class Edge:
 
     def _note(self, scope: Scope, method: str, status: int, seconds: float) -> None:
         route: str = scope.get("route_name", "") or getattr(scope.get("route"), "path", "unmatched")
-        counted = method if status != 405 else "other"
+        counted = method if method in _COUNTED_METHODS and status != 405 else "other"
         observability.count_request(counted, route, status, seconds)
         # Never the query: it may hold a signature.
         logger.info(
