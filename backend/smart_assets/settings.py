@@ -696,6 +696,13 @@ class Settings(BaseSettings):
     public_url: Annotated[str | None, AfterValidator(lambda url: url and _without_trailing_slash(url))] = Field(
         None, pattern=r"^https?://\S+$", description="Where callers reach the service; by default from each request."
     )
+    accel_redirect: Annotated[str | None, EmptyIsNone] = Field(
+        None,
+        pattern=r"^(/[A-Za-z0-9_-]+)+$",
+        description="The path of an nginx `internal` location over `assets` in the data directory, such as `/_bytes`: "
+        "what a gateway that names it (`X-Accel-Prefix`) asks for, it is told to send itself, once it is clear who "
+        "may have it. See `docs/containers.md`.",
+    )
     database_url: Annotated[SecretStr | None, AfterValidator(_check_database_url)] = Field(
         None,
         description="The catalogue's database: `postgresql://user:password@host/name` for several machines; by default "

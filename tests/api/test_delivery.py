@@ -1,13 +1,17 @@
 """`/assets`: who gets which bytes, with which headers."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
+from smart_assets.errors import ConfigurationError
+from smart_assets.settings import load_settings
 from smart_assets.storage.factory import register_backend
 from tests import images
 from tests.conftest import Service, StartService, problem_of
@@ -229,6 +233,82 @@ async def test_a_storage_that_can_only_be_read_is_streamed(service: Service, fau
     assert (await get(service, asset["url"], If_None_Match=answer.headers["etag"])).status_code == 304
     faulty.fail("read")
     problem_of(await get(service, asset["url"]), 503, "storage_unavailable")
+
+
+# ── Behind a gateway ────────────────────────────────────────────────────────────────────────────────────────────────
+
+PREFIX = "/_bytes"
+GATEWAY = {"X_Accel_Prefix": PREFIX}
+
+
+@pytest.fixture
+async def behind(start_service: StartService) -> AsyncIterator[Service]:
+    """A service that was told of a gateway with its files."""
+    async with start_service(accel_redirect=PREFIX) as service:
+        yield service
+
+
+async def test_a_gateway_is_told_where_a_private_image_is(behind: Service) -> None:
+    asset = await behind.uploaded(HOLIDAY, visibility="private")
+    for method in ("GET", "HEAD"):
+        headers = {"X-Accel-Prefix": PREFIX, "Range": "bytes=0-1", "If-None-Match": "*"}
+        answer = await behind.client.request(method, asset["url"], headers=headers)
+        assert (answer.status_code, answer.content) == (200, b"")
+        assert answer.headers["x-accel-redirect"] == path_of(asset["url"]).replace("/assets", PREFIX)
+        assert answer.headers["content-type"] == "image/jpeg"
+        assert answer.headers["content-disposition"] == "inline"
+        assert answer.headers["cache-control"].startswith("private, max-age=")
+        assert answer.headers["content-security-policy"] == "sandbox; default-src 'none'"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "etag" not in answer.headers  # it would be of the empty body
+
+
+async def test_a_gateway_is_told_nothing_before_the_service_has_decided(behind: Service) -> None:
+    asset = await behind.uploaded(HOLIDAY, visibility="private")
+    for url, status, code in (
+        (path_of(asset["url"]), 403, "signature_required"),
+        (asset["url"] + "0", 403, "signature_invalid"),
+        (
+            path_of(asset["url"]).replace("original", "64") + "?" + urlsplit(asset["url"]).query,
+            403,
+            "signature_invalid",
+        ),
+    ):
+        answer = await get(behind, url, **GATEWAY)
+        problem_of(answer, status, code)
+        assert "x-accel-redirect" not in answer.headers
+    await behind.client.delete(f"/api/v1/assets/{asset['id']}")
+    problem_of(await get(behind, asset["url"], **GATEWAY), 404, "asset_not_found")
+
+
+@pytest.mark.parametrize("said", [{}, {"X_Accel_Prefix": ""}, {"X_Accel_Prefix": "/other"}, {"X_Accel_Prefix": "/"}])
+async def test_who_is_no_such_gateway_gets_the_bytes(behind: Service, said: dict[str, str]) -> None:
+    asset = await behind.uploaded(HOLIDAY, visibility="private")
+    answer = await get(behind, asset["url"], **said)
+    assert (answer.status_code, answer.content) == (200, HOLIDAY)
+    assert "x-accel-redirect" not in answer.headers
+
+
+async def test_without_the_setting_no_caller_is_taken_for_a_gateway(service: Service, private: Any) -> None:
+    for said in ({}, *({"X_Accel_Prefix": value} for value in ("", "None", PREFIX))):
+        answer = await get(service, private["url"], **said)
+        assert (answer.content, "x-accel-redirect" in answer.headers) == (HOLIDAY, False)
+
+
+async def test_what_a_gateway_has_not_got_it_is_sent(start_service: StartService, tmp_path: Path) -> None:
+    """A public image it has looked for already; what lies in memory, or in another directory, is not in its volume."""
+    elsewhere = {"attic": {"type": "local", "directory": tmp_path / "attic"}}
+    async with start_service(accel_redirect=PREFIX, storages=elsewhere) as behind:
+        for storage, visibility in (("local", "public"), ("memory", "private"), ("attic", "private")):
+            asset = await behind.uploaded(HOLIDAY, storage=storage, visibility=visibility)
+            answer = await get(behind, asset["url"], **GATEWAY)
+            assert (answer.content, "x-accel-redirect" in answer.headers) == (HOLIDAY, False)
+
+
+@pytest.mark.parametrize("path", ["_bytes", "/", "/bytes/", "/a b", "/..", "/_bytes?x", "/_bytes\r\nX: y"])
+def test_a_gateways_path_is_a_plain_one(path: str) -> None:
+    with pytest.raises(ConfigurationError, match="ASSETS_ACCEL_REDIRECT"):
+        load_settings(accel_redirect=path)
 
 
 async def test_a_backend_registered_by_name_serves_the_whole_api(start_service: StartService) -> None:

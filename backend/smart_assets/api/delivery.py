@@ -7,13 +7,16 @@ from urllib.parse import parse_qsl
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from smart_assets.api.conditional import SAFETY_HEADERS, send_bytes
+from smart_assets.api.conditional import SAFETY_HEADERS, hand_over, send_bytes
 from smart_assets.api.edge import ASSETS
 from smart_assets.api.problems import problem, problem_of
 from smart_assets.assets.delivery import Redirect
 from smart_assets.errors import AssetNotFound, SmartAssetsError
 from smart_assets.runtime import Runtime
 from smart_assets.storage.keys import Visibility, is_asset_key, visibility_of
+
+GATEWAY = "x-accel-prefix"
+"""By this header field a gateway says that it sends files itself, and under which path it has them."""
 
 
 class AssetDelivery:
@@ -60,4 +63,7 @@ class AssetDelivery:
             await response(scope, receive, send)
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        if found.on_gateway is not None and headers.get(GATEWAY) == runtime.settings.accel_redirect:
+            await hand_over(send, found, found.on_gateway, cache_control=cache_control)
+            return
         await send_bytes(send, found, headers, cache_control=cache_control, head_only=scope["method"] == "HEAD")

@@ -23,7 +23,7 @@ from smart_assets.catalogue.database import Database
 from smart_assets.catalogue.models import AssetRecord, VariantRecord
 from smart_assets.errors import AssetNotFound, Busy
 from smart_assets.formats import ImageFormat
-from smart_assets.settings import Settings
+from smart_assets.settings import LocalStorageSettings, Settings
 from smart_assets.storage.base import ObjectAtHand, SignedUrl, StorageBackend
 from smart_assets.storage.errors import ObjectNotFound, StorageNotConfigured, StorageUnavailable
 from smart_assets.storage.keys import ORIGINAL, AssetKey, Visibility, parse_asset_key, visibility_of
@@ -31,6 +31,9 @@ from smart_assets.storage.registry import Storages
 from smart_assets.threads import Threads
 
 CHUNK_BYTES = 512 * 1024
+
+LOCAL = LocalStorageSettings.kind
+"""The name of the storage in the data directory."""
 
 REDIRECT_SECONDS = 3600
 """How long the storage's URL behind a redirect lives, unless the caller's own leave ends earlier."""
@@ -66,7 +69,10 @@ class Redirect:
 
 @dataclass(frozen=True)
 class Deliverable:
-    """Bytes to send. `etag` is strong and unquoted, `modified` in UTC to the second; `read` may be used once."""
+    """Bytes to send. `etag` is strong and unquoted, `modified` in UTC to the second; `read` may be used once.
+
+    `on_gateway` is where a gateway has the same file, if it is a private one and a gateway was set up for it.
+    """
 
     size: int
     etag: str
@@ -74,6 +80,7 @@ class Deliverable:
     media_type: str
     source: ObjectAtHand | StoredBytes
     threads: Threads
+    on_gateway: str | None = None
 
     def read_now(self, start: int, end: int) -> bytes | None:
         """The bytes, where they are in memory already and few enough for one piece; None where `read` must be used."""
@@ -159,6 +166,7 @@ class Delivery:
         self._threads = threads
         self._default_expiry = min(settings.signed_url_seconds, settings.policy.max_signed_expiry_seconds)
         self._public_cache_seconds = settings.public_cache_seconds
+        self._accel_redirect = settings.accel_redirect
 
     # ── Making addresses ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -206,7 +214,7 @@ class Delivery:
         for backend in self._storages.at_hand():
             found = backend.at_hand(key)
             if found is not None:
-                return self._deliverable(key, found)
+                return self._deliverable(backend, key, found)
         return None
 
     async def look_up(self, key: str, grant: Grant) -> Deliverable | Redirect:
@@ -226,7 +234,7 @@ class Delivery:
                 if await self._place_of(parsed) == (backend, key):
                     raise AssetNotFound("there is nothing at this address")
                 return await self.look_up(key, grant)  # it was moved to another storage just now
-            return self._deliverable(key, found)
+            return self._deliverable(backend, key, found)
         if record.target_visibility is not None:
             raise Busy("the asset's visibility is being changed; try again")
         if public_url := backend.url(key):
@@ -256,15 +264,25 @@ class Delivery:
             self._threads,
         )
 
-    def _deliverable(self, key: str, found: ObjectAtHand) -> Deliverable:
+    def _deliverable(self, backend: StorageBackend, key: str, found: ObjectAtHand) -> Deliverable:
+        seconds = found.modified_ns // 1_000_000_000
         return Deliverable(
             found.size,
-            f"{found.modified_ns:x}-{found.size:x}",
-            datetime.fromtimestamp(found.modified_ns // 1_000_000_000, tz=UTC),
+            # As nginx writes it: whoever of the two answers, a copy stays good, and a download goes on. Seconds are
+            # enough, because what lies under a key never changes.
+            f"{seconds:x}-{found.size:x}",
+            datetime.fromtimestamp(seconds, tz=UTC),
             ImageFormat.from_extension(key.rpartition(".")[2]).media_type,
             found,
             self._threads,
+            self._on_gateway(backend, key),
         )
+
+    def _on_gateway(self, backend: StorageBackend, key: str) -> str | None:
+        # It has the data directory's own storage and no other, and asks nobody about what is public.
+        if self._accel_redirect is None or backend.name != LOCAL or visibility_of(key) is Visibility.PUBLIC:
+            return None
+        return f"{self._accel_redirect}/{key}"
 
     def _place(self, record: AssetRecord, size: str | None) -> Place:
         """Where an asset's original or size lies; Busy while that may be at either visibility."""
