@@ -5,6 +5,7 @@ Each raises NotThere where it is not installed.
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import subprocess
@@ -115,6 +116,26 @@ def nginx(folder: Path, files: Path, *, on: int) -> Iterator[Server]:
     configuration.write_text(_NGINX.format(user=user, folder=folder, port=port, files=files))
     command = [program, "-p", str(folder), "-c", str(configuration), "-e", str(folder / "error.log")]
     with serving("nginx", command, port, on=on, log=folder / "log", ready="/ready") as server:
+        yield server
+
+
+@contextmanager
+def gateway(folder: Path, service: Server, *, on: int) -> Iterator[Server]:
+    """nginx as it is shipped in front of the service, whose local files it has: each request is logged."""
+    program, port = find("nginx", "Debian: apt-get install nginx-light"), free_port()
+    assert service.files is not None
+    environment = {
+        "PATH": f"{Path(program).parent}:{os.environ.get('PATH', os.defpath)}",
+        "GATEWAY_LISTEN": f"127.0.0.1:{port}",
+        "GATEWAY_SERVICE": service.url.removeprefix("http://"),
+        "GATEWAY_FILES": str(service.files / "assets"),
+        "GATEWAY_RUN": str(folder),
+        "GATEWAY_USER": getpass.getuser(),
+    }
+    command = [str(ROOT / "deploy/nginx/start")]
+    with serving(
+        "gateway", command, port, on=on, log=folder / "log", ready="/health/live", environment=environment
+    ) as server:
         yield server
 
 
