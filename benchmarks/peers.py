@@ -121,7 +121,7 @@ def nginx(folder: Path, files: Path, *, on: int) -> Iterator[Server]:
 
 @contextmanager
 def gateway(folder: Path, service: Server, *, on: int) -> Iterator[Server]:
-    """nginx as it is shipped in front of the service, whose local files it has: each request is logged."""
+    """nginx as it is shipped in front of the service, with one worker: it has the local files, logs each request."""
     program, port = find("nginx", "Debian: apt-get install nginx-light"), free_port()
     assert service.files is not None
     environment = {
@@ -131,6 +131,7 @@ def gateway(folder: Path, service: Server, *, on: int) -> Iterator[Server]:
         "GATEWAY_FILES": str(service.files / "assets"),
         "GATEWAY_RUN": str(folder),
         "GATEWAY_USER": getpass.getuser(),
+        "GATEWAY_WORKERS": "1",
     }
     command = [str(ROOT / "deploy/nginx/start")]
     with serving(
