@@ -6,8 +6,8 @@ ARG PYTHON_IMAGE=python:3.13.15-slim-trixie@sha256:7c61056e61ac89e852de05f3dc6fa
 
 FROM ${PYTHON_IMAGE} AS build
 
-# Libraries beside those of the default installation: of postgres, gcs, azure.
-ARG EXTRAS="postgres"
+# Libraries beside those of the default installation: of postgres, redis, gcs, azure.
+ARG EXTRAS="postgres redis"
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1
 WORKDIR /build
 
