@@ -28,6 +28,7 @@ pytest.register_assert_rewrite("tests.contracts")
 pytest_plugins = ["tests.contracts.summary", "tests.hostile.counting"]
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Half as many again as there are processors: half of the time a test waits for a timeout, a kill or a disk."""
     return (os.cpu_count() or 1) * 3 // 2

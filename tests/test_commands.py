@@ -478,6 +478,7 @@ def test_each_setting_says_where_it_comes_from(here: Shell) -> None:
         "--changed",
         ASSETS_LOG_LEVEL="warning",
         CLOUDINARY_URL="cloudinary://key:hidden@cloud",
+        ASSETS_CLOUDINARY__SIGNATURE_ALGORITHM="sha1",
         ASSETS_S3__SECRET_ACCESS_KEY="hidden",
     )
     found = [re.sub(r" +#", " #", line) for line in told.stdout.splitlines()]
@@ -490,6 +491,7 @@ def test_each_setting_says_where_it_comes_from(here: Shell) -> None:
         "ASSETS_S3__BUCKET=b # .env line 7",
         "ASSETS_S3__SECRET_ACCESS_KEY=**** # environment",
         "ASSETS_CLOUDINARY__URL=**** # environment (CLOUDINARY_URL)",
+        "ASSETS_CLOUDINARY__SIGNATURE_ALGORITHM=sha1 # environment",
     ]
 
 

@@ -17,11 +17,11 @@ import pytest
 
 from tests.conftest import Service, StartService
 from tests.torture.audit import audit
-from tests.torture.callers import photo
+from tests.torture.callers import CREDITS, photo
 from tests.torture.ledger import Ledger, Upload
 from tests.torture.places import Folder
 from tests.torture.process import Starter, starter
-from tests.torture.steps import CELLAR
+from tests.torture.steps import CELLAR, PRICES
 
 BATCH = 20
 SIZES = ("60x60",)
@@ -106,7 +106,9 @@ async def test_killed_at_random_and_run_again_it_ends_exact(
 ) -> None:
     ledger, seed = Ledger(), secrets.randbits(32)
     random = Random(seed)
-    async with start_service() as service:
+    async with start_service(credits=PRICES) as service:
+        query = {"owner": "default", "amount": CREDITS}
+        assert (await service.client.post("/api/v1/credits", json=query)).status_code == 201
         await fill(service, ledger, assets)
     settings = {
         "ASSETS_DATA_DIR": str(tmp_path / "data"),

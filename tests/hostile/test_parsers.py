@@ -13,7 +13,7 @@ from typing import Any, cast
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
@@ -123,6 +123,7 @@ def test_other_fields_of_a_part_s_head_do_not_matter_unless_they_break_it(
     fields: list[tuple[str, bytes]], places: list[float]
 ) -> None:
     junk = b"".join(name.encode() + b": " + value + b"\r\n" for name, value in fields)
+    assume(b"\r\n\r\n" not in junk)  # that ends the head
     head = b'--frontier\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n' + junk
     with tried("forms"):
         found = read_form(cut(head + b"\r\nabc\r\n--frontier--\r\n", places))

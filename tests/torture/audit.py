@@ -78,8 +78,7 @@ class _Row:
     @property
     def price(self) -> int:
         """What it has to have cost."""
-        of_original, of_size = (int(price) for price in PRICES.values())
-        return of_original + of_size * len(self.variants)
+        return PRICES["per_original"] + PRICES["per_size"] * len(self.variants)
 
     def key(self, name: str, image_format: str) -> str:
         """Where an object of the asset has to lie."""

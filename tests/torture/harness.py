@@ -108,7 +108,8 @@ class Yard:
     def _start(self, step: Step | None = None, *, armed: bool = False) -> Service:
         self._elsewhere.mkdir(exist_ok=True)
         own = {"ASSETS_DATA_DIR": str(self._data_dir), "TMPDIR": str(self._elsewhere)}
-        settings = {**own, **_SETTINGS, **PRICES, **self._database, **self._place.settings}
+        prices = {f"ASSETS_CREDITS__{name.upper()}": str(price) for name, price in PRICES.items()}
+        settings = {**own, **_SETTINGS, **prices, **self._database, **self._place.settings}
         service = self._starter.start(self._folder / f"service-{len(self._services)}", settings, step, armed=armed)
         self._services.append(service)
         return service

@@ -102,7 +102,7 @@ class Step:
 CELLAR = "cellar"
 """A second storage, on the same disk, that every service has: where assets are moved to."""
 
-PRICES = {"ASSETS_CREDITS__PER_ORIGINAL": "5", "ASSETS_CREDITS__PER_SIZE": "1"}
+PRICES = {"per_original": 5, "per_size": 1}
 """Of every service: what an asset cost tells what was made of it."""
 
 A_SIZE = "120"

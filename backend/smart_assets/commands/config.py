@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _MASK = "****"
 _USER = re.compile(r"(?<=://)([^/@\s:]*):([^/@\s]*)@")
-_SECRET_NAME = re.compile(r"(?i)secret|password|token|credential|private|signature")
+_SECRET_NAME = re.compile(r"(?i)secret|password|token|credential|private|signature(?!_algorithm)")
 # What fills a setting that ours leaves empty (see `settings`).
 _VENDORS = {
     "ASSETS_CLOUDINARY__URL": "CLOUDINARY_URL",
