@@ -46,13 +46,13 @@ def test_the_capacity_model_has_its_figures_from_what_was_measured() -> None:
     assert len(figures) > 6
     for figure, row in figures.items():
         assert f"{figure} ms CPU" in measured[row], row
-    for factor, row in (
-        ("1.42", "upload of 21 KB, CPU of two : one"),
-        ("1.03", "delivery of 21 KB, CPU of two : one"),
-        ("1.02", "list a page, 1,000,000 : 1,000"),
+    for row in (
+        "upload of 21 KB, CPU of two : one",
+        "delivery of 21 KB, CPU of two : one",
+        "list a page, 1,000,000 : 1,000",
     ):
-        assert f" {factor} times" in page
-        assert f"| {factor}\N{MULTIPLICATION SIGN} |" in measured[row], row
+        factor = measured[row].split(" | ")[2].removesuffix("\N{MULTIPLICATION SIGN}")
+        assert f" {factor} times" in page, row
     examples = re.findall(r"^\| (\d+) \| [^|]+ \| ([\d.]+) \| ([\d.]+) \| (\d+) \|$", page, re.MULTILINE)
     assert len(examples) == 5
     for uploads, each, busy, to_have in examples:
