@@ -286,6 +286,7 @@ def _welcome(settings: Settings, port: int) -> None:
     who = "open: this machine only, no key needed" if settings.open_mode else "with a key: Authorization: Bearer …"
     for line in (
         f"Smart Assets is ready at {address}",
+        f"  look        {address}",
         f"  try it      {address}/docs",
         f"  upload      curl -F file=@photo.jpg '{address}/api/v1/assets?sizes=1200x627,400'",
         f"  stores in   {settings.default_storage}, data in {settings.data_dir.resolve()}",
