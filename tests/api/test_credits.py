@@ -63,6 +63,27 @@ async def keyed(service: Service, key: str, content: bytes = HOLIDAY, **query: A
     )
 
 
+async def test_a_ticket_is_paid_for_once_by_the_owner_of_the_key_that_made_it(service: Service) -> None:
+    made = {"name": "shop", "scopes": ["assets:write"], "owner": "ann"}
+    key = (await service.client.post("/api/v1/keys", json=made)).json()
+    ann = {"Authorization": f"Bearer {key['key']}"}
+    await grant(service, 8, owner="ann")
+    tickets = [
+        (await service.client.post("/api/v1/upload-tickets", params={"sizes": "20"}, headers=ann)).json()["url"]
+        for _ in range(2)
+    ]
+    sent = {"file": ("a.jpg", HOLIDAY)}
+    for _ in range(2):  # its answer was lost
+        assert (await service.client.post(tickets[0], files=sent)).json()["credits_used"] == 8
+    assert await account(service, ann) == (0, 0, 8)
+    assert await account(service) == (100, 0, 0)
+    (day,) = (await service.client.get("/api/v1/usage/daily", headers=ann)).json()["days"]
+    assert (day["key_id"], day["credits"]) == (key["id"], 8)
+    problem_of(await service.client.post(tickets[1], files=sent), 402, "insufficient_credits")
+    await grant(service, 8, owner="ann")
+    assert (await service.client.post(tickets[1], files=sent)).status_code == 201, "a refusal leaves it as it was"
+
+
 async def send_batch(service: Service, *contents: bytes, **query: Any) -> httpx.Response:
     files = [("files", (f"{number}.jpg", content)) for number, content in enumerate(contents)]
     return await service.client.post("/api/v1/assets/batch", params=query, files=files)

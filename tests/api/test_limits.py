@@ -465,3 +465,36 @@ def test_every_limit_is_documented() -> None:
     assert set(re.findall(r"`ASSETS_LIMITS__([A-Z_]+)`", document)) == {
         name.upper() for name in LimitSettings.model_fields
     }
+
+
+# ── Tickets ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def tickets(service: Service, key: str, count: int) -> list[str]:
+    made = [await service.client.post("/api/v1/upload-tickets", headers=bearer(key)) for _ in range(count)]
+    return [ticket.json()["url"] for ticket in made]
+
+
+async def test_an_upload_with_a_ticket_counts_for_the_key_it_was_made_with(start_service: StartService) -> None:
+    allowed = limits(uploads_per_key="2/minute", upload_bytes_per_key="100000/minute")
+    async with start_service(api_keys=(SecretStr(ROOT),), limits=allowed) as service:
+        wanted = {"name": "shop", "scopes": ["assets:write"]}
+        key = (await service.client.post("/api/v1/keys", json=wanted, headers=bearer(ROOT))).json()["key"]
+        first, second, third = await tickets(service, key, 3)
+        answer = await service.client.post(first, files={"file": ("a", HOLIDAY)})
+        assert answer.status_code == 201, answer.text
+        assert {"uploads-per-key", "upload-bytes-per-key"} <= parsed(answer.headers["ratelimit"]).keys()
+        assert (await service.client.post(second, files={"file": ("a", HOLIDAY)})).status_code == 201
+        problem_of(await service.client.post(third, files={"file": ("a", HOLIDAY)}), 429, "rate_limited")
+        answer = await service.client.post("/api/v1/assets", headers=bearer(key), files={"file": ("a", HOLIDAY)})
+        problem_of(answer, 429, "rate_limited")
+
+
+async def test_an_upload_with_a_ticket_counts_for_the_address_it_comes_from(start_service: StartService) -> None:
+    async with start_service(api_keys=(SecretStr(ROOT),), limits=limits(uploads_per_address="1/minute")) as service:
+        first, second = await tickets(service, ROOT, 2)
+        assert (await service.client.post(first, files={"file": ("a", HOLIDAY)})).status_code == 201
+        problem_of(await service.client.post(second, files={"file": ("a", HOLIDAY)}), 429, "rate_limited")
+        problem_of(await service.client.post(second.replace("/file?", "/complete?")), 429, "rate_limited")
+        async with caller_from(service, "192.0.2.7") as elsewhere:
+            assert (await elsewhere.post(second, files={"file": ("a", HOLIDAY)})).status_code == 201

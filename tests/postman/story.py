@@ -721,7 +721,10 @@ STORY: Final = (
             Step(
                 "What there is to spend",
                 "GET /api/v1/usage",
-                checks={"nothing is spent, or it is a number": "expect(body.spent || 0).to.be.at.least(0)"},
+                checks={
+                    "all three are numbers, or none is metered": "expect([body.balance, body.reserved, body.spent])"
+                    ".to.satisfy((all) => all.every(Number.isInteger) || all.every((one) => one === null))"
+                },
             ),
             Step(
                 "What was used",

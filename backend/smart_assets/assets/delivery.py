@@ -253,7 +253,7 @@ class Delivery:
     async def content(self, record: AssetRecord, size: str | None) -> Deliverable:
         """The bytes of an asset's original or size, through the service, whatever the storage."""
         variant = find_variant(record, size) if size is not None else None
-        place = self._place(record, size)
+        place = self._place(record, variant)
         image_format = variant.format if variant else record.format
         return Deliverable(
             variant.size_bytes if variant else record.size_bytes,
@@ -284,18 +284,17 @@ class Delivery:
             return None
         return f"{self._accel_redirect}/{key}"
 
-    def _place(self, record: AssetRecord, size: str | None) -> Place:
+    def _place(self, record: AssetRecord, variant: VariantRecord | None) -> Place:
         """Where an asset's original or size lies; Busy while that may be at either visibility."""
         if record.target_visibility is not None:
             raise Busy("the asset's visibility is being changed; try again")
-        variant = find_variant(record, size) if size is not None else None
         return self._storages.get(record.storage), _key(record, variant)
 
     async def _place_now(self, asset_id: UUID, size: str | None) -> Place:
         record = await self._database.read(lambda catalogue: catalogue.get(asset_id))
         if record is None:
             raise AssetNotFound("there is no such asset")
-        return self._place(record, size)
+        return self._place(record, find_variant(record, size) if size is not None else None)
 
     async def _place_of(self, key: AssetKey) -> Place:
         """Where the object behind an address lies just now; AssetNotFound where there is none any more."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Body, Query, Request, Response
@@ -39,7 +39,13 @@ router = APIRouter(prefix="/api/v1/upload-tickets", tags=["upload"])
 _uploader = May(Scope.WRITE, Use.UPLOADS)
 _SIGNATURE = ("signature_required", "signature_invalid", "signature_expired")
 _REFUSED = ("ticket_not_found", "ticket_used", "ticket_in_use", *DECODING, "digest_mismatch", "storage_not_configured")
-_UPLOAD_PROBLEMS = problems(*(400, 402, 403, 408, 410, 413, 415, 422, 429, 500, 502, 503, 507), *_SIGNATURE, *_REFUSED)
+_UPLOAD: dict[str, Any] = {
+    "status_code": 201,
+    "response_model": Asset,
+    "responses": problems(*(400, 402, 403, 408, 410, 413, 415, 422, 429, 500, 502, 503, 507), *_SIGNATURE, *_REFUSED),
+    "openapi_extra": upload_body("file", several=False, only_files=True),
+}
+"""Of both methods a file may be sent with."""
 
 
 @router.post(
@@ -99,14 +105,7 @@ async def get_ticket(ticket_id: TicketId, caller: WriterDep, runtime: RuntimeDep
     return json_response(status)
 
 
-@router.post(
-    "/{ticket_id}/file",
-    status_code=201,
-    summary="Upload with a ticket",
-    response_model=Asset,
-    responses=_UPLOAD_PROBLEMS,
-    openapi_extra=upload_body("file", several=False, only_files=True),
-)
+@router.post("/{ticket_id}/file", summary="Upload with a ticket", **_UPLOAD)
 async def upload_with_ticket(
     request: Request,
     ticket_id: TicketId,
@@ -120,14 +119,7 @@ async def upload_with_ticket(
     return await _upload(request, ticket_id, query, runtime, show)
 
 
-@router.put(
-    "/{ticket_id}/file",
-    status_code=201,
-    summary="Upload with a ticket, by PUT",
-    response_model=Asset,
-    responses=_UPLOAD_PROBLEMS,
-    openapi_extra=upload_body("file", several=False, only_files=True),
-)
+@router.put("/{ticket_id}/file", summary="Upload with a ticket, by PUT", **_UPLOAD)
 async def put_with_ticket(
     request: Request,
     ticket_id: TicketId,
