@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from tests import images
+from tests.faults.slow import NOISE, SLOWLY
 
 COMMAND = [str(Path(sys.executable).with_name("smart-assets"))]
 HOLIDAY = images.jpeg(640, 480)
@@ -143,12 +144,9 @@ def test_an_upload_killed_in_the_middle_leaves_nothing_once_another_process_look
     for _ in range(3):
         httpx.post(f"{server.url}/api/v1/assets", content=HOLIDAY, headers={"Content-Type": "image/jpeg"})
     with ThreadPoolExecutor(8) as threads:
-        for _ in range(8):
+        for _ in range(8):  # each takes seconds: they cannot all be over before it is killed
             threads.submit(
-                httpx.post,
-                f"{server.url}/api/v1/assets?sizes=600,500,400,300&format=webp",
-                files={"file": ("a.jpg", images.jpeg(3000, 2000))},
-                timeout=60,
+                httpx.post, f"{server.url}/api/v1/assets", params=SLOWLY, files={"file": ("a.png", NOISE)}, timeout=60
             )
         until(lambda: "pending" in states(tmp_path))
         server.stop(signal.SIGKILL)
