@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -63,11 +64,8 @@ def upload(server: Server) -> dict[str, str]:
     return found
 
 
-def answers(server: Server) -> bool:
-    """Whether a request is answered; a connection that a worker took in its last moment may be closed unanswered."""
-    with suppress(httpx.RemoteProtocolError):
-        return httpx.get(f"{server.url}/health/ready").status_code == 200
-    return True
+def ready(server: Server) -> bool:
+    return httpx.get(f"{server.url}/health/ready", timeout=60).status_code == 200
 
 
 def test_several_processes_serve_one_library_and_count_together(serve: Serve) -> None:
@@ -105,7 +103,7 @@ def test_they_are_replaced_one_after_the_other_when_asked_and_what_they_counted_
     os.kill(min(before), signal.SIGKILL)
     until(lambda: len(workers(server)) == 2 and "a worker died" in server.text)
     server.process.send_signal(signal.SIGHUP)
-    until(lambda: answers(server) and len(workers(server)) == 2 and not workers(server) & before)
+    until(lambda: ready(server) and len(workers(server)) == 2 and not workers(server) & before)
     for _ in range(6):
         upload(server)
     metrics = httpx.get(f"{server.url}/metrics").text
@@ -114,6 +112,73 @@ def test_they_are_replaced_one_after_the_other_when_asked_and_what_they_counted_
     until(lambda: re.search(r"^smart_assets_processes 2\.0$", httpx.get(f"{server.url}/metrics").text, re.MULTILINE))
     files = {path.stem.split("_")[-1] for path in tmp_path.glob("data/tmp/*/metrics/*.db")}
     assert files == {"dead", *(str(pid) for pid in workers(server))}
+    assert server.stop() == 0
+
+
+def test_callers_do_not_notice_that_they_are_replaced(serve: Serve) -> None:
+    """Neither those who connect for each request nor those who keep their connection."""
+    server = serve()
+    replaced = threading.Event()
+
+    def connecting() -> int:
+        asked = 0
+        while not replaced.is_set():
+            assert ready(server)
+            asked += 1
+        return asked
+
+    def keeping() -> int:
+        asked = 0
+        with httpx.Client(base_url=server.url, timeout=60) as client:
+            while not replaced.is_set():
+                answer = client.post("/api/v1/assets", files={"file": ("a.jpg", HOLIDAY)})
+                assert answer.status_code == 201, answer.text
+                asked += 1
+        return asked
+
+    with ThreadPoolExecutor() as threads:
+        callers = [threads.submit(caller) for caller in (connecting, connecting, keeping, keeping)]
+        try:
+            for _ in range(2):
+                before = workers(server)
+                server.process.send_signal(signal.SIGHUP)
+                until(lambda before=before: len(workers(server)) == 2 and not workers(server) & before)  # type: ignore[misc]
+        finally:
+            replaced.set()
+        assert all(caller.result() for caller in callers)
+    assert "a worker died" not in server.text
+    assert server.stop() == 0
+
+
+def test_asked_to_replace_them_while_they_start_it_first_lets_them(tmp_path: Path) -> None:
+    class Impatient(Server):
+        def _address(self) -> str:
+            until(lambda: workers(self))
+            self.first = workers(self)
+            self.process.send_signal(signal.SIGHUP)
+            return super()._address()
+
+    server = Impatient(tmp_path, ASSETS_WORKERS="2")
+    try:
+        until(lambda: ready(server) and len(workers(server)) == 2 and not workers(server) & server.first)
+        assert "a worker died" not in server.text
+        assert server.stop() == 0
+    finally:
+        server.process.kill()
+        server.process.wait()
+
+
+def test_settings_one_cannot_start_with_replace_no_other(serve: Serve, tmp_path: Path) -> None:
+    server = serve()
+    before = workers(server)
+    (tmp_path / ".env").write_text("ASSETS_DEFAULT_STORAGE=s3\n")
+    server.process.send_signal(signal.SIGHUP)
+    until(lambda: server.text.count("ASSETS_S3__BUCKET") >= 2)
+    assert len(workers(server) & before) == 1
+    assert ready(server)
+    (tmp_path / ".env").unlink()
+    until(lambda: len(workers(server)) == 2 and not workers(server) & before)
+    assert ready(server)
     assert server.stop() == 0
 
 

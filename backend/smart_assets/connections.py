@@ -28,6 +28,12 @@ MAX_HEAD_BYTES = 64 * 1024
 MAX_HEAD_FIELDS = 100
 """Header fields of one request."""
 
+LINGER_SECONDS = 1.0
+"""For a request that is on its way already when the server is asked to stop."""
+
+_LAST_LOOK_SECONDS = 0.01
+"""libuv runs timers before it reads, and a process that was held up finds both due."""
+
 
 class _Refused(Exception):
     """What came is no request that is answered."""
@@ -49,9 +55,22 @@ class BoundedProtocol(HttpToolsProtocol):
 
     A head that is not whole within `stall_seconds` is 408, one that is too large 431 before it is all there; an answer
     nobody reads for so long is broken off. Nothing is ever written into the middle of another answer.
+
+    A server that stops (`leave`) answers what it is asked within `LINGER_SECONDS` on connections it has, and says with
+    the answer that it closes: to close on a request that is under way would reset it, and the caller could not know
+    whether it was carried out.
     """
 
     stall_seconds: ClassVar[float]
+    _leaving: ClassVar[bool] = False
+
+    @classmethod
+    def leave(cls) -> None:
+        """Close each connection as soon as nobody is waiting for an answer on it, those still to come included.
+
+        uvicorn's server calls `shutdown` of those there are.
+        """
+        cls._leaving = True
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         """As uvicorn calls it."""
@@ -69,6 +88,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """Somebody is there: a head has to come."""
         super().connection_made(transport)
         self._expect_head()
+        if self._leaving:  # it was accepted before, and is introduced only now
+            self._linger()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Somebody is gone."""
@@ -104,6 +125,31 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._unread is not None:
             self._unread.cancel()
         super().resume_writing()
+
+    def shutdown(self) -> None:
+        """The server stops: see `leave`."""
+        if self._is_answering():
+            self._close_with_answer()
+        else:
+            self._linger()
+
+    def on_response_complete(self) -> None:
+        """An answer is sent."""
+        super().on_response_complete()
+        if self._leaving and not self._is_answering():
+            self._linger()  # where it could not be said with the answer that this was the last
+
+    def _close_with_answer(self) -> None:
+        # Not where more of the request is to come: to close on it would reset the answer with it.
+        if not self.cycle.response_started and not self.cycle.more_body:
+            self.cycle.keep_alive = False
+
+    def _linger(self) -> None:
+        self.loop.call_later(LINGER_SECONDS, lambda: self.loop.call_later(_LAST_LOOK_SECONDS, self._close_unless_asked))
+
+    def _close_unless_asked(self) -> None:
+        if not self._unused_bytes and not self._is_answering():
+            self.transport.close()
 
     def _is_answering(self) -> bool:
         cycle = cast("RequestResponseCycle | None", self.cycle)
@@ -156,6 +202,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_body = False
         self._head_is_there()  # the next one has its own time
         super().on_message_complete()
+        if self._leaving:
+            self._close_with_answer()
 
     def _check_head(self) -> None:
         """Raises _Refused where the head is larger than allowed, or names no host, or more than one."""

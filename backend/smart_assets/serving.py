@@ -52,9 +52,10 @@ def serve_on(
     configure_logging(settings.log_level, settings.log_format)
     os.umask(0o027)  # what the service writes is nobody's outside its group
     app = create_app(settings)
+    protocol = bounded_protocol(settings)
     config = uvicorn.Config(
         app,
-        http=bounded_protocol(settings),
+        http=protocol,
         ws="none",
         lifespan="off",  # entered below, so that what is wrong is said in one sentence
         log_config=None,
@@ -64,10 +65,15 @@ def serve_on(
         timeout_graceful_shutdown=settings.shutdown_seconds,
     )
 
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            protocol.leave()
+            await super().shutdown(sockets)
+
     async def run() -> None:
         async with app.router.lifespan_context(app):
             _keep_temporary_files(settings.temporary_dir)
-            server = uvicorn.Server(config)
+            server = Server(config)
 
             def stop(*_: object) -> None:
                 server.should_exit = True

@@ -53,11 +53,13 @@ class Supervisor:
         self._living: dict[int, asyncio.subprocess.Process] = {}
         self._serving: set[int] = set()
         self._first_serves = asyncio.Event()
+        self._replacing = asyncio.Lock()
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Keep the workers alive until SIGTERM or SIGINT, `ready` being called when all of them serve.
 
-        SIGHUP replaces them, one after the other. Raises WorkerFailed where one cannot start at all.
+        SIGHUP replaces them, one after the other, each when all of them serve. Raises WorkerFailed where one cannot
+        start at all.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -126,10 +128,17 @@ class Supervisor:
         )
 
     async def _replace_all(self) -> None:
-        for worker in list(self._living.values()):
-            _terminate(worker)
-            while worker.pid in self._living or len(self._serving) < self._count:  # noqa: ASYNC110 - rare, and short
-                await asyncio.sleep(0.05)
+        async with self._replacing:  # one asked for meanwhile follows: what it reads may be newer
+            await self._all_serve()
+            for worker in list(self._living.values()):
+                await self._all_serve()
+                _terminate(worker)
+                await worker.wait()
+                self._serving.discard(worker.pid)
+
+    async def _all_serve(self) -> None:
+        while len(self._serving) < self._count:  # noqa: ASYNC110 - rare, and short
+            await asyncio.sleep(0.05)
 
 
 async def _says_it_serves(own: socket.socket) -> bool:
