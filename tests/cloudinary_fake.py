@@ -199,7 +199,7 @@ class CloudinaryFake:
         """Wait until nobody is connected any more, and what that took of this process is given back."""
         assert self.server is not None
         assert self.loop is not None
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while self.server.server_state.connections and time.monotonic() < deadline:
             await asyncio.sleep(0.002)
         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self.loop))
@@ -608,7 +608,7 @@ def cloudinary_fake() -> Iterator[CloudinaryFake]:
         thread = threading.Thread(target=lambda: asyncio.run(serve()), name="cloudinary-fake", daemon=True)
         thread.start()
         try:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 60
             while not server.started:
                 if not thread.is_alive() or time.monotonic() > deadline:
                     raise RuntimeError("the fake of Cloudinary did not start")
@@ -616,4 +616,4 @@ def cloudinary_fake() -> Iterator[CloudinaryFake]:
             yield fake
         finally:
             server.should_exit = True
-            thread.join(10)
+            thread.join(60)

@@ -72,7 +72,7 @@ def tables_of(data: Path) -> Iterator[Tables]:
         with _postgresql(elsewhere.read_text()) as tables:
             yield tables
         return
-    with closing(sqlite3.connect(data / "catalogue.sqlite3", timeout=30)) as connection:
+    with closing(sqlite3.connect(data / "catalogue.sqlite3", timeout=60)) as connection:
         connection.row_factory = sqlite3.Row
         connection.execute("BEGIN")
         yield _Sqlite(connection)

@@ -562,9 +562,9 @@ def test_a_call_that_waits_gives_up_when_the_client_is_closed() -> None:
 
     thread = threading.Thread(target=call)
     thread.start()
-    waiting.wait(10)
+    waiting.wait(60)
     assets.close()
-    thread.join(20)
+    thread.join(60)
     assert [error.code for error in errors] == ["busy"]
 
 

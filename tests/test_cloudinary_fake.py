@@ -89,7 +89,7 @@ class Caller:
 
 @pytest.fixture
 async def client(fake: CloudinaryFake) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=fake.url, trust_env=False, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=fake.url, trust_env=False, timeout=60) as client:
         yield client
 
 

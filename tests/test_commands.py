@@ -253,7 +253,7 @@ def test_ctrl_c_ends_it_at_once_and_leaves_nothing(shell: Shell) -> None:
             pipe.write(HOLIDAY + bytes(3_000_000))
             pipe.flush()
             process.send_signal(signal.SIGINT)
-            told = process.communicate(timeout=30)
+            told = process.communicate(timeout=60)
         assert (process.returncode, *told) == (130, b"", b"")
     assert shell.lines("ls") == []
     assert shell.stored_files() == []
@@ -536,7 +536,7 @@ def test_results_keep_the_order_of_what_is_asked_for() -> None:
     gates = [threading.Event() for _ in range(4)]
 
     def act(number: int) -> int:
-        gates[number].wait(10)
+        gates[number].wait(60)
         return number
 
     results = in_order(act, range(4), 4)

@@ -13,7 +13,7 @@ from smart_assets.catalogue.migrations import HEAD, current_revision
 from smart_assets.catalogue.sqlite import create_sqlite_engine
 from tests.operations import HOLIDAY, PAGE, Place, back_up_and_restore, commands
 from tests.test_cli import Server
-from tests.test_supervisor import answers, until, workers
+from tests.test_supervisor import ready, until, workers
 
 
 def test_a_backup_of_a_service_at_work_can_be_served_elsewhere(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_keys_are_exchanged_without_a_moment_in_which_none_is_good(tmp_path: Pat
         before = workers(server)
         write(keys)
         server.process.send_signal(signal.SIGHUP)
-        until(lambda: answers(server) and len(workers(server)) == 2 and not workers(server) & before)
+        until(lambda: ready(server) and len(workers(server)) == 2 and not workers(server) & before)
 
     def upload(server: Server, key: str) -> httpx.Response:
         return httpx.post(

@@ -105,7 +105,7 @@ async def test_the_servers_end_of_a_connection_ends_with_the_clients(wire: Wire,
     async with await Client.of(wire) as client:
         assert await client.echoed(b"hello") == b"hello"
         assert not echo.ended.is_set()
-    await asyncio.wait_for(echo.ended.wait(), 10)
+    await asyncio.wait_for(echo.ended.wait(), 60)
 
 
 async def test_refused_connections_are_refused_and_open_ones_cut_until_it_is_restored(wire: Wire) -> None:
@@ -154,7 +154,7 @@ async def test_what_is_stalled_when_it_is_restored_is_cut(wire: Wire, echo: Echo
         await stall.reached.wait()
         wire.restore()
         assert len(await answer) <= 100_000
-    await asyncio.wait_for(echo.ended.wait(), 10)
+    await asyncio.wait_for(echo.ended.wait(), 60)
     assert echo.received == BODY[:100_000]
 
 
@@ -165,7 +165,7 @@ async def test_a_connection_is_cut_on_its_way_up(wire: Wire, echo: Echo, after: 
         echo.received.clear()
         async with await Client.of(wire) as client:
             assert len(await client.echoed(BODY)) <= after
-        await asyncio.wait_for(echo.ended.wait(), 10)
+        await asyncio.wait_for(echo.ended.wait(), 60)
         echo.ended.clear()
         assert echo.received == BODY[:after]
 
@@ -255,4 +255,4 @@ async def test_nothing_is_left_open_when_it_ends(echo: Echo) -> None:
         assert await client.receive(1) == b""
     with pytest.raises(ConnectionRefusedError):
         await Client.of(wire)
-    await asyncio.wait_for(echo.ended.wait(), 10)
+    await asyncio.wait_for(echo.ended.wait(), 60)

@@ -177,7 +177,7 @@ async def test_a_key_is_claimed_before_the_body_is_read(service: Service) -> Non
         await asyncio.Event().wait()
         yield b""
 
-    second = await asyncio.wait_for(service.client.post("/api/v1/assets", content=never(), headers=headers), 10)
+    second = await asyncio.wait_for(service.client.post("/api/v1/assets", content=never(), headers=headers), 60)
     problem_of(second, 409, "idempotency_in_progress")
     may_go_on.set()
     assert (await first).status_code == 201

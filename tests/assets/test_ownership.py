@@ -40,7 +40,7 @@ async def test_an_upload_cancelled_in_a_transaction_is_whole_or_gone(
 
     def slow(self: Repository, argument: object) -> object:
         loop.call_soon_threadsafe(begun.set)
-        go_on.wait(10)
+        go_on.wait(60)
         return original(self, argument)
 
     with monkeypatch.context() as staged:
@@ -262,7 +262,7 @@ async def test_a_slow_storage_does_not_stop_the_beat(tmp_path: Path, faulty: Fau
         await first.database.write(
             lambda catalogue: catalogue.insert_pending([a_record(storage="faulty", lease="dead/1")])
         )
-        await asyncio.wait_for(hang.reached.wait(), 10)
+        await asyncio.wait_for(hang.reached.wait(), 60)
         before = await first.database.read(lambda catalogue: catalogue.beats())
         await asyncio.sleep(1)
         after = await second.database.read(lambda catalogue: catalogue.beats())

@@ -289,10 +289,10 @@ async def test_a_write_that_is_cancelled_before_its_turn_never_happens(url: str)
 
     def slow(_: Repository) -> None:
         begun.set()
-        go_on.wait(10)
+        go_on.wait(60)
 
     first = asyncio.create_task(database.write(slow))
-    await asyncio.to_thread(begun.wait, 10)
+    await asyncio.to_thread(begun.wait, 60)
     record = a_record()
     second = asyncio.create_task(database.write(lambda catalogue: catalogue.insert_pending([record])))
     await asyncio.sleep(0)
@@ -334,12 +334,12 @@ async def test_what_one_transaction_has_got_another_changes_only_after_it(url: s
     def delete(catalogue: Repository) -> AssetRecord | None:
         there = catalogue.get(kept.id)
         got.set()
-        go_on.wait(10)
+        go_on.wait(60)
         assert catalogue.get(kept.id) == there
         return catalogue.begin_deleting(kept.id, LEASE)
 
     deleting = asyncio.create_task(first.write(delete))
-    await asyncio.to_thread(got.wait, 10)
+    await asyncio.to_thread(got.wait, 60)
     changed = replace(kept, filename="new.jpg", version=2)
     changing = asyncio.create_task(second.write(lambda catalogue: catalogue.change(changed, 1)))
     done, _ = await asyncio.wait({changing}, timeout=0.1)

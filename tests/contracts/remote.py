@@ -213,7 +213,7 @@ class RemoteStorageContract(StorageContract):
     @pytest.fixture
     async def stranger(self) -> AsyncIterator[httpx.AsyncClient]:
         """A plain client: it knows nothing but the URL it is given."""
-        async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
             yield client
 
     @pytest.fixture

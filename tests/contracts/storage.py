@@ -608,7 +608,7 @@ class StorageContract:
             await storage.check()
             await storage.cleanup_failed_assets([key, f"{folder}/c/d.png"])
         await storage.close()
-        with anyio.fail_after(10):  # a server in this process closes its ends a moment later
+        with anyio.fail_after(60):  # a server in this process closes its ends a moment later
             while open_descriptors() > descriptors_before:
                 await asyncio.sleep(0.01)
 

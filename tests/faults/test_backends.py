@@ -117,7 +117,7 @@ async def test_a_hung_storage_holds_up_nobody_else_s_clean_up(
         hang = faulty.hang("delete")
         left = [a_record(storage="faulty", lease=DEAD), a_record(lease=DEAD)]
         await service.runtime.database.write(lambda catalogue: catalogue.insert_pending(left))
-        await asyncio.wait_for(hang.reached.wait(), 30)
+        await asyncio.wait_for(hang.reached.wait(), 60)
         later = a_record(lease=DEAD)
         await service.runtime.database.write(lambda catalogue: catalogue.insert_pending([later]))
         for _ in range(1000):

@@ -19,7 +19,7 @@ from tests.faults.process import COMMAND, ServiceProcess, audit, objects, until
 HOLIDAY = images.jpeg(320, 240, seed=25)
 KEEP_LOCKED = """
 import sqlite3, sys
-catalogue = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=30)
+catalogue = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)
 catalogue.execute("BEGIN EXCLUSIVE")
 print("locked", flush=True)
 sys.stdin.read()

@@ -45,7 +45,7 @@ async def fill(service: Service, ledger: Ledger, assets: int) -> None:
 
 
 def moved(data_dir: Path) -> int:
-    with closing(sqlite3.connect(data_dir / "catalogue.sqlite3", timeout=30)) as catalogue:
+    with closing(sqlite3.connect(data_dir / "catalogue.sqlite3", timeout=60)) as catalogue:
         query = "SELECT count(*) FROM assets WHERE storage = ?"
         (number,) = catalogue.execute(query, (CELLAR,)).fetchone()
     return int(number)

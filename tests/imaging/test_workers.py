@@ -101,7 +101,7 @@ def memory_in_use() -> float | None:
 
 
 async def until(happened: Callable[[], object]) -> None:
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         while not happened():
             await anyio.sleep(0.01)
 
@@ -270,7 +270,7 @@ def test_workers_do_not_outlive_a_service_that_is_killed(noise: Path, tmp_path: 
         assert len(pids) == 2
         assert all(alive(pid) for pid in pids)
         service.kill()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(alive(pid) for pid in pids)

@@ -53,7 +53,7 @@ def rewriting(upstream: str) -> Iterator[Rewriting]:
             if changes.remembers and self.command == "GET" and path in changes.gives_again:
                 self._answer(200, {}, changes.gives_again[path])
                 return
-            connection = HTTPConnection(urlsplit(upstream).netloc, timeout=30)
+            connection = HTTPConnection(urlsplit(upstream).netloc, timeout=60)
             try:
                 connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
                 for name, value in self.headers.items():

@@ -103,12 +103,12 @@ async def test_a_reader_sees_one_state_throughout_while_others_write(database: D
     def twice(catalogue: Repository) -> tuple[int, int]:
         (before,) = catalogue.totals()
         began.set()
-        go_on.wait(10)
+        go_on.wait(60)
         (after,) = catalogue.totals()
         return before.assets, after.assets
 
     reading = asyncio.create_task(database.read(twice))
-    await asyncio.to_thread(began.wait, 10)
+    await asyncio.to_thread(began.wait, 60)
     await keep(database, a_record())
     go_on.set()
     assert await reading == (1, 1)
@@ -127,7 +127,7 @@ async def test_of_two_that_wait_for_each_other_both_come_through(database: Datab
             changed = replace(current, version=current.version + 1, filename=f"{current.filename}{name}")
             assert catalogue.change(changed, current.version)
             if len(runs) <= 2 and record is first:
-                both.wait(10)
+                both.wait(60)
 
     await asyncio.gather(
         database.write(lambda catalogue: change(one, other, "1", catalogue)),
@@ -178,10 +178,10 @@ async def test_who_finds_no_connection_free_is_told_so(url: str) -> None:
 
     def slow(_: Repository) -> None:
         begun.set()
-        go_on.wait(10)
+        go_on.wait(60)
 
     first = asyncio.create_task(database.write(slow))
-    await asyncio.to_thread(begun.wait, 10)
+    await asyncio.to_thread(begun.wait, 60)
     with pytest.raises(CatalogueUnavailable):
         await database.write(lambda catalogue: catalogue.beat("a", 1))
     assert await database.read(lambda catalogue: catalogue.beats()) == {}, "reading goes on"
@@ -297,7 +297,7 @@ async def test_a_job_ends_with_the_process_that_does_it(url: str, database: Data
         async with database.job("retention") as mine:
             assert not mine
         holder.send_signal(signal.SIGKILL)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             async with database.job("retention") as mine:
                 if mine:

@@ -61,7 +61,7 @@ class Story:
 async def story(request: pytest.FixtureRequest, start_service: StartService) -> AsyncIterator[Story]:
     place = PLACES[request.param](request)
     checks = checks_of(place.storage)
-    async with start_service(**place.settings) as service, httpx.AsyncClient(timeout=30) as stranger:
+    async with start_service(**place.settings) as service, httpx.AsyncClient(timeout=60) as stranger:
         if place.settings:  # the check at the start writes objects of its own
             with anyio.fail_after(60):
                 while checks_of(place.storage) == checks:

@@ -153,7 +153,7 @@ def storage(make: Make) -> CloudinaryStorage:
 
 @pytest.fixture
 async def stranger() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
         yield client
 
 
@@ -479,7 +479,7 @@ async def test_an_upload_cancelled_between_two_parts_sends_no_more(
     storage, hold = make(large_bytes=5 * MiB), Hold()
     fake.stage("upload", Fault(hold=hold))
     task = asyncio.create_task(storage.upload("private/a.png", large_image(), content_type=PNG))
-    await asyncio.to_thread(hold.reached.wait, 30)
+    await asyncio.to_thread(hold.reached.wait, 60)
     task.cancel()
     hold.released.set()
     with pytest.raises(asyncio.CancelledError):
