@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import hypothesis
 import pytest
 
 from smart_assets.main import create_app
+from smart_assets.maintenance.reconcile import Reconciler
 from smart_assets.runtime import Runtime
 from smart_assets.settings import PREFIX, Settings
 from smart_assets.storage.factory import register_backend
@@ -23,6 +25,10 @@ from tests.staging import DistantStorage, FaultyStorage
 # about the change at hand; new ones are looked for wherever else the tests run.
 hypothesis.settings.register_profile("shared machine", deadline=None, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("shared machine")
+
+# A shell has what it starts in the background ignore Ctrl-C, and we would hand that down to the commands under test.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest.register_assert_rewrite("tests.contracts")
 pytest_plugins = ["tests.contracts.summary", "tests.hostile.counting"]
@@ -139,6 +145,18 @@ async def service(start_service: StartService) -> AsyncIterator[Service]:
     """A service with the default settings."""
     async with start_service() as running:
         yield running
+
+
+@pytest.fixture
+def passes_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The background of services started after it only beats: it looks around when the test says."""
+    repeat = Reconciler._repeat
+
+    async def only_beats(self: Reconciler, name: str, work: Callable[[], Awaitable[object]]) -> None:
+        if name == "lease":
+            await repeat(self, name, work)
+
+    monkeypatch.setattr(Reconciler, "_repeat", only_beats)
 
 
 @pytest.fixture

@@ -394,6 +394,7 @@ async def test_what_is_under_way_is_neither_missing_nor_an_orphan_nor_wrong(
         assert (await uploading).status_code == 201
 
 
+@pytest.mark.usefixtures("passes_by_hand")
 async def test_what_a_dead_process_left_is_told(start_service: StartService) -> None:
     async with start_service(lease_seconds=1) as service:
         asset = await service.uploaded(HOLIDAY)

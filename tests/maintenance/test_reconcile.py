@@ -116,6 +116,7 @@ async def test_a_copy_that_lands_when_its_move_was_settled_long_ago_is_removed(
     assert len(await faulty.keys()) + len(service.stored_files()) == 2
 
 
+@pytest.mark.usefixtures("passes_by_hand")
 async def test_a_move_waits_for_the_storage_that_is_to_be_emptied_and_holds_up_no_other(
     start_service: StartService, faulty: FaultyStorage
 ) -> None:
@@ -131,11 +132,12 @@ async def test_a_move_waits_for_the_storage_that_is_to_be_emptied_and_holds_up_n
         hang.release()
 
 
+@pytest.mark.usefixtures("passes_by_hand")
 async def test_however_much_is_owed_at_one_storage_the_others_are_looked_after(
     start_service: StartService, faulty: FaultyStorage
 ) -> None:
     async with start_service(lease_seconds=3600) as service:
-        faulty.fail("delete")  # first: the background's own first pass may come at any moment
+        faulty.fail("delete")
         owed = [a_record(lease=DEAD, storage="faulty") for _ in range(BATCH + 1)]
         await service.runtime.database.write(lambda catalogue: catalogue.insert_pending(owed))
         await leave_behind(service, a_record(state=AssetState.PENDING, lease=DEAD))
@@ -144,6 +146,7 @@ async def test_however_much_is_owed_at_one_storage_the_others_are_looked_after(
         assert len(await service.rows()) == len(owed)
 
 
+@pytest.mark.usefixtures("passes_by_hand")
 async def test_a_key_that_a_process_took_which_has_just_begun_stays_its_own(
     start_service: StartService, faulty: FaultyStorage
 ) -> None:
@@ -262,10 +265,11 @@ def test_a_lease_first_seen_has_all_its_time() -> None:
     assert watch.living({"new": 1}) == {"new"}
 
 
+@pytest.mark.usefixtures("passes_by_hand")
 async def test_a_deletion_that_is_refused_is_tried_ever_more_rarely_and_for_good(
     start_service: StartService, faulty: FaultyStorage
 ) -> None:
-    async with start_service(lease_seconds=3600) as service:  # whose background looks around once in a quarter of that
+    async with start_service(lease_seconds=3600) as service:
         asset = await service.uploaded(HOLIDAY, storage="faulty")
         faulty.fail("delete")
         assert (await service.client.delete(f"/api/v1/assets/{asset['id']}")).status_code == 503
