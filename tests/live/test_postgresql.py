@@ -133,7 +133,9 @@ async def test_of_two_that_wait_for_each_other_both_come_through(database: Datab
         database.write(lambda catalogue: change(one, other, "1", catalogue)),
         database.write(lambda catalogue: change(other, one, "2", catalogue)),
     )
-    assert sorted(runs) in (["1", "1", "2"], ["1", "2", "2"])
+    # The one that was undone may have come back before the other went on, and have stood in its way again.
+    assert len(runs) > 2
+    assert set(runs) == {"1", "2"}
     for record in (one, other):
         now = await database.read(lambda catalogue, record=record: catalogue.get(record.id))  # type: ignore[misc]
         assert now is not None
