@@ -85,7 +85,7 @@ async def migrate_killed_at_random(
     command = ("migrate", "--from", "local", "--to", CELLAR, "--concurrency", "8", "--json")
     for kills in range(assets):
         run = starting.run(folder / f"run-{kills}", settings, *command)
-        enough = moved(data_dir) + random.randrange(assets // 5)
+        enough = moved(data_dir) + random.randrange(assets // 8)
         while run.lives and moved(data_dir) < enough:
             await asyncio.sleep(0.002)
         if enough < assets:
@@ -127,7 +127,7 @@ async def test_killed_at_random_and_run_again_it_ends_exact(
         else:
             kills = await migrate_killed_at_random(starting, tmp_path, settings, assets, random)
     print(f"seed {seed}: {kills} kills")
-    assert kills >= 4
+    assert kills >= 3  # it may come far between two looks at it
     for asset in ledger.assets():
         asset.storages = {CELLAR}
     places = (Folder(tmp_path / "data"), Folder(tmp_path / "data", CELLAR, CELLAR))
