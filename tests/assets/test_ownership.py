@@ -112,7 +112,7 @@ async def test_losing_the_row_while_going_public_leaves_nothing_public(service: 
     asset = await service.uploaded(HOLIDAY, storage="faulty", sizes="100,50", visibility="private")
     url = f"/api/v1/assets/{asset['id']}"
     faulty.relent()
-    hang = faulty.hang("move", at=2)
+    hang = faulty.hang("move", at=3)  # the last: none of them asks any more whether the row is still its own
     slow = asyncio.create_task(service.client.patch(url, json={"visibility": "public"}))
     await hang.reached.wait()
     taken = await take_over(service, asset["id"])
@@ -133,7 +133,7 @@ async def test_bytes_that_went_with_the_row_are_no_fault_of_the_storage(
     origin = "private" if target == "public" else "public"
     asset = await service.uploaded(HOLIDAY, storage="faulty", sizes="100,50", visibility=origin)
     faulty.relent()
-    hang = faulty.hang("move", at=2)
+    hang = faulty.hang("move", at=3)  # the last: none of them asks any more whether the row is still its own
     url = f"/api/v1/assets/{asset['id']}"
     slow = asyncio.create_task(service.client.patch(url, json={"visibility": target}))
     await hang.reached.wait()
@@ -210,7 +210,7 @@ async def test_who_lost_the_row_puts_the_bytes_where_it_says_now(service: Servic
     asset = await service.uploaded(HOLIDAY, storage="faulty", sizes="100,50")
     url = f"/api/v1/assets/{asset['id']}"
     faulty.relent()
-    hang = faulty.hang("move", at=2)
+    hang = faulty.hang("move", at=3)  # the last: none of them asks any more whether the row is still its own
     slow = asyncio.create_task(service.client.patch(url, json={"visibility": "private"}))
     await hang.reached.wait()
     await service.runtime.library._settling.settle_as_private(await take_over(service, asset["id"]))

@@ -240,7 +240,7 @@ async def test_what_is_wrong_with_a_bucket_of_googles_is_named(gcs: Gcs) -> None
     own = {"bucket": gcs.bucket, "endpoint_url": gcs.address, "credentials_json": gcs.credentials_json}
     found, _ = await examined(Settings(gcs={**own, "bucket": "there-is-none"}), "gcs")
     assert failed(found, "put") == (Fault.NO_BUCKET, ("ASSETS_GCS__BUCKET",))
-    stranger = gcs.proxy.add_account("nobody@smart-assets-tests.iam.gserviceaccount.com")
+    stranger = gcs.proxy.add_account("outsider@smart-assets-tests.iam.gserviceaccount.com")
     mine = {**own, "credentials_json": stranger.key_file(gcs.proxy.token_uri)}
     found, _ = await examined(Settings(gcs=mine), "gcs")
     assert failed(found, "put")[0] is Fault.PERMISSION
