@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import random
 import socket
 import stat
 import subprocess
@@ -542,6 +543,20 @@ def test_pauses_are_at_least_what_was_asked_for_grow_and_end() -> None:
     assert grown[0] >= 5
     assert sorted(grown[1:]) == grown[1:]
     assert max(grown[1:]) <= 12
+
+
+def test_programs_seeded_alike_do_not_come_back_together_and_keep_their_random_numbers() -> None:
+    before = random.getstate()
+    try:
+        pauses = set()
+        for _ in range(2):
+            random.seed(1)
+            seeded = random.getstate()
+            pauses.add(module._Patience(retries=1, timeout=1).pause(AssetsError("", code="busy", status=503)))
+            assert random.getstate() == seeded
+        assert len(pauses) == 2
+    finally:
+        random.setstate(before)
 
 
 def test_a_call_that_waits_gives_up_when_the_client_is_closed() -> None:

@@ -658,7 +658,7 @@ class _Patience:
         self._left -= 1
         pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
         # Many that were refused together must not come back together.
-        return max(asked, pause) + random.uniform(0, pause / 2)  # noqa: S311
+        return max(asked, pause) + random.SystemRandom().uniform(0, pause / 2)
 
 
 def _passes(error: AssetsError) -> bool:

@@ -203,8 +203,9 @@ async def test_an_object_is_written_and_moved_as_the_settings_say(
 
 
 async def test_public_objects_lie_in_the_bucket_of_their_own_and_no_others(
-    seaweed: S3Server, administrator: Any, key: str, public_bucket: str
+    seaweed: S3Server, administrator: Any, key: str
 ) -> None:
+    public_bucket = seaweed.new_bucket(open_prefix="")
     async with opened(seaweed, public_bucket=public_bucket, prefix="site") as storage:
         await storage.upload(key, image(), content_type=PNG)
         public = (await storage.set_visibility(key, Visibility.PUBLIC)).key
@@ -223,10 +224,8 @@ async def test_public_objects_lie_in_the_bucket_of_their_own_and_no_others(
         assert await storage.delete(key)
 
 
-async def test_what_others_keep_in_the_bucket_is_not_listed(
-    seaweed: S3Server, administrator: Any, public_bucket: str
-) -> None:
-    bucket = seaweed.new_bucket()
+async def test_what_others_keep_in_the_bucket_is_not_listed(seaweed: S3Server, administrator: Any) -> None:
+    bucket, public_bucket = seaweed.new_bucket(), seaweed.new_bucket(open_prefix="")
     for key in ("other.png", "site2/a.png", "site/", "site/private/folder/"):
         administrator.put_object(Bucket=bucket, Key=key, Body=b"")
     administrator.put_object(Bucket=public_bucket, Key="site/private/a.png", Body=b"")

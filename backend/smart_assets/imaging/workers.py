@@ -285,7 +285,7 @@ class _Gate:
     def _look_again(self) -> None:
         """Have another look soon: of what other processes give back nobody tells us."""
         if self._next_look is None:
-            delay = random.uniform(0.5, 1) * _LOOK_SECONDS  # noqa: S311 - apart from who was refused with us
+            delay = random.SystemRandom().uniform(0.5, 1) * _LOOK_SECONDS  # apart from who was refused with us
             self._next_look = asyncio.get_running_loop().call_later(delay, self._look)
 
     def _look(self) -> None:

@@ -246,7 +246,7 @@ class Reconciler:
             return
         delay = min(put_off.get(record.id, (self._interval / 2, 0))[0] * 2, MOST_PUT_OFF_SECONDS)
         # Not all at once, where a storage has been away and many rows wait for it.
-        put_off[record.id] = (delay, time.monotonic() + delay * random.uniform(0.5, 1))  # noqa: S311
+        put_off[record.id] = (delay, time.monotonic() + delay * random.SystemRandom().uniform(0.5, 1))
 
     async def _recheck(self, storage: str) -> None:
         """Look again at rows taken over from processes that may only have been stopped."""

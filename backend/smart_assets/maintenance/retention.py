@@ -203,14 +203,14 @@ class Retention:
         """
         interval = self._settings.interval_seconds
         # Not all processes at once, where several were started together.
-        await asyncio.sleep(min(interval, _FIRST_RUN_SECONDS) * random.uniform(0.25, 1))  # noqa: S311
+        await asyncio.sleep(min(interval, _FIRST_RUN_SECONDS) * random.SystemRandom().uniform(0.25, 1))
         while True:
             try:
                 await self.run_if_due()
             except Exception:
                 observability.BACKGROUND_FAILURES.labels(RETENTION).inc()
                 logger.exception("background work failed", extra={"task": RETENTION})
-            await asyncio.sleep(interval * random.uniform(0.95, 1.05))  # noqa: S311
+            await asyncio.sleep(interval * random.SystemRandom().uniform(0.95, 1.05))
 
     async def run_if_due(self) -> Report | None:
         """Remove what is to go, unless nothing ever is, or somebody does so now or has within the interval."""

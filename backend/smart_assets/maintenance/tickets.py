@@ -98,4 +98,4 @@ class TicketSweep:
             self._put_off.pop(storage, None)
             return
         delay = min(2 * self._put_off.get(storage, (_FIRST_DELAY_SECONDS / 2, 0))[0], _MOST_PUT_OFF_SECONDS)
-        self._put_off[storage] = (delay, time.monotonic() + delay * random.uniform(0.5, 1))  # noqa: S311
+        self._put_off[storage] = (delay, time.monotonic() + delay * random.SystemRandom().uniform(0.5, 1))

@@ -710,7 +710,7 @@ class _Retry(ExponentialRetry):
 
     def get_backoff_time(self, settings: dict[str, Any]) -> float:
         seconds: float = 0.1 * 2 ** settings["count"]
-        return seconds * random.uniform(0.75, 1.25)  # noqa: S311 - no secret
+        return seconds * random.SystemRandom().uniform(0.75, 1.25)
 
 
 def _look_at(response: PipelineResponse[HttpRequest, HttpResponse]) -> None:

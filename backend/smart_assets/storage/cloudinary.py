@@ -666,7 +666,7 @@ async def _patiently(call: Callable[[], Awaitable[T]], is_worth_it: Callable[[Ex
         except Exception as error:
             if not is_worth_it(error):
                 raise
-        await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - apart from others that failed with it
+        await asyncio.sleep(pause * random.SystemRandom().uniform(0.5, 1))  # apart from others that failed with it
     return await call()
 
 
